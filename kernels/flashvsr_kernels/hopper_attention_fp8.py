@@ -1,0 +1,303 @@
+# mypy: disallow-untyped-defs=False
+# (Triton traces the arguments of its kernels; annotations there mean constexpr or nothing.)
+"""`hopper_attention` with both products in e4m3. What differs:
+
+* V comes transposed, because fp8 warpgroup MMA wants both operands contiguous along the summed dimension, and with
+  its keys reordered so that the scores' registers are the next product's operand without a shuffle
+  (`fp8_attention` says how).
+* The tensor cores keep about 14 bits of an fp8 sum. A block's product is therefore made from zero and added to the
+  running float32 sum outside, where the rescaling of the online softmax was to be paid anyway.
+* The scale of a V block enters its logits as an offset, so that no element is multiplied by it.
+"""
+
+import torch
+from torch import Tensor
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+from flashvsr_kernels.block_map import BlockMap
+from flashvsr_kernels.gluon_names import async_load, async_store
+
+BLOCK_TOK = 128
+N_STAGES = 3
+CONSUMER_ROWS = gl.constexpr(64)
+CONSUMER_REGISTERS = gl.constexpr(240)
+PRODUCER_REGISTERS = gl.constexpr(24)
+MAX_REGISTERS = 168
+LOG2_P_SCALE = gl.constexpr(8.0)  # probabilities are stored as p * 256: e4m3 ends at 448 and thins out below 2**-6
+
+
+@gluon.jit
+def _produce(
+    q_desc,
+    k_desc,
+    v_desc,
+    index_ptr,
+    n_blocks,
+    o_row,
+    i_head,
+    n_heads,
+    q_smem,
+    k_smem,
+    v_smem,
+    q_full,
+    k_full,
+    k_empty,
+    v_full,
+    v_empty,
+    BLOCK: gl.constexpr,
+    HEAD_DIM: gl.constexpr,
+    N_STAGES: gl.constexpr,
+):
+    o_channel = i_head * HEAD_DIM
+    if n_blocks > 0:
+        mbarrier.expect(q_full, 2 * q_desc.block_type.nbytes)
+        for i_half in gl.static_range(2):
+            async_load(q_desc, [o_row + i_half * CONSUMER_ROWS, o_channel], q_full, q_smem.index(i_half))
+        block = gl.load(index_ptr)
+        for i in range(n_blocks):
+            stage = i % N_STAGES
+            phase = (i // N_STAGES) & 1
+            o_token = block * BLOCK
+            o_v = (block * n_heads + i_head) * HEAD_DIM
+            block = gl.load(index_ptr + gl.minimum(i + 1, n_blocks - 1))
+            mbarrier.wait(k_empty.index(stage), phase ^ 1)
+            mbarrier.expect(k_full.index(stage), k_desc.block_type.nbytes)
+            async_load(k_desc, [o_token, o_channel], k_full.index(stage), k_smem.index(stage))
+            mbarrier.wait(v_empty.index(stage), phase ^ 1)
+            mbarrier.expect(v_full.index(stage), v_desc.block_type.nbytes)
+            async_load(v_desc, [o_v, 0], v_full.index(stage), v_smem.index(stage))
+
+
+@gluon.jit
+def _as_operand(p, layout: gl.constexpr, BLOCK: gl.constexpr):
+    """Probabilities in the order of V's keys, as the left operand: registers stay where they are."""
+    parts = p.reshape([CONSUMER_ROWS, BLOCK // 16, 2, 4, 2])
+    reordered = parts.permute([0, 1, 3, 2, 4]).reshape([CONSUMER_ROWS, BLOCK])
+    operand = gl.convert_layout(reordered, layout, assert_trivial=True)
+    # Four at once: the compiler's own conversion takes the bytes of a register apart and together again.
+    return gl.inline_asm_elementwise(
+        """
+        {
+            .reg .b16 low, high;
+            cvt.rn.satfinite.e4m3x2.f16x2 low, $1;
+            cvt.rn.satfinite.e4m3x2.f16x2 high, $2;
+            mov.b32 $0, {low, high};
+        }
+        """,
+        "=r,r,r",
+        [operand],
+        dtype=gl.float8e4nv,
+        is_pure=True,
+        pack=4,
+    )
+
+
+@gluon.jit
+def _consume(
+    out_desc,
+    index_ptr,
+    v_log2_scale_ptr,
+    n_blocks,
+    o_row,
+    i_head,
+    n_heads,
+    scale_log2,
+    q_smem,
+    k_smem,
+    v_smem,
+    out_smem,
+    q_full,
+    k_full,
+    k_empty,
+    v_full,
+    v_empty,
+    I_CONSUMER: gl.constexpr,
+    BLOCK: gl.constexpr,
+    HEAD_DIM: gl.constexpr,
+    N_STAGES: gl.constexpr,
+):
+    score_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK, 32])
+    out_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HEAD_DIM, 32])
+    p_layout: gl.constexpr = gl.DotOperandLayout(0, out_layout, 4)
+    row_layout: gl.constexpr = gl.SliceLayout(1, score_layout)
+    out_row_layout: gl.constexpr = gl.SliceLayout(1, out_layout)
+
+    q = q_smem.index(I_CONSUMER)
+    acc = gl.zeros([CONSUMER_ROWS, HEAD_DIM], gl.float32, out_layout)
+    nothing = gl.zeros([CONSUMER_ROWS, HEAD_DIM], gl.float32, out_layout)
+    no_scores = gl.zeros([CONSUMER_ROWS, BLOCK], gl.float32, score_layout)
+    row_max = gl.full([CONSUMER_ROWS], -float("inf"), gl.float32, row_layout)
+    row_sum = gl.zeros([CONSUMER_ROWS], gl.float32, row_layout)
+    alpha = gl.full([CONSUMER_ROWS], 0.0, gl.float32, row_layout)
+    if n_blocks > 0:
+        block = gl.load(index_ptr)
+        offset = gl.load(v_log2_scale_ptr + block.to(gl.int64) * n_heads + i_head)
+        block = gl.load(index_ptr + gl.minimum(1, n_blocks - 1))
+        mbarrier.wait(q_full, 0)
+        mbarrier.wait(k_full.index(0), 0)
+        scores = warpgroup_mma(q, k_smem.index(0).permute((1, 0)), no_scores, use_acc=False)
+        mbarrier.arrive(k_empty.index(0), count=1)
+        row_max = gl.max(scores, 1) * scale_log2 + offset
+        p = gl.exp2(scores * scale_log2 - (row_max - offset - LOG2_P_SCALE)[:, None])
+        row_sum = gl.sum(p, 1) * gl.exp2(-offset)
+        # Carried from one round to the next in float16: single bytes would be carried in a register each.
+        p_half = p.to(gl.float16)
+
+        for i in range(1, n_blocks):
+            stage = i % N_STAGES
+            phase = (i // N_STAGES) & 1
+            last_stage = (i - 1) % N_STAGES
+            last_phase = ((i - 1) // N_STAGES) & 1
+            p_low = _as_operand(p_half, p_layout, BLOCK)
+            # The scale of this block and the number of the next one arrive while the products run.
+            offset = gl.load(v_log2_scale_ptr + block.to(gl.int64) * n_heads + i_head)
+            block = gl.load(index_ptr + gl.minimum(i + 1, n_blocks - 1))
+            mbarrier.wait(k_full.index(stage), phase)
+            scores_token = warpgroup_mma(
+                q, k_smem.index(stage).permute((1, 0)), no_scores, use_acc=False, is_async=True
+            )
+            mbarrier.wait(v_full.index(last_stage), last_phase)
+            part_token = warpgroup_mma(
+                p_low, v_smem.index(last_stage).permute((1, 0)), nothing, use_acc=False, is_async=True
+            )
+            scores = warpgroup_mma_wait(1, deps=(scores_token,))
+            mbarrier.arrive(k_empty.index(stage), count=1)
+
+            new_max = gl.maximum(row_max, gl.max(scores, 1) * scale_log2 + offset)
+            p = gl.exp2(scores * scale_log2 - (new_max - offset - LOG2_P_SCALE)[:, None])
+            new_alpha = gl.exp2(row_max - new_max)
+            row_sum = row_sum * new_alpha + gl.sum(p, 1) * gl.exp2(-offset)
+            row_max = new_max
+            # See hopper_attention: ends a basic block.
+            mbarrier.wait(v_full.index(last_stage), last_phase)
+            part, p = warpgroup_mma_wait(0, deps=(part_token, p))
+            mbarrier.arrive(v_empty.index(last_stage), count=1)
+            p_half = p.to(gl.float16)
+            # The sum so far is one maximum behind the block just finished.
+            acc = acc * gl.convert_layout(alpha, out_row_layout)[:, None] + part
+            alpha = new_alpha
+
+        last_stage = (n_blocks - 1) % N_STAGES
+        last_phase = ((n_blocks - 1) // N_STAGES) & 1
+        mbarrier.wait(v_full.index(last_stage), last_phase)
+        p_low = _as_operand(p_half, p_layout, BLOCK)
+        part = warpgroup_mma(p_low, v_smem.index(last_stage).permute((1, 0)), nothing, use_acc=False)
+        acc = acc * gl.convert_layout(alpha, out_row_layout)[:, None] + part
+        acc = acc * (1.0 / gl.convert_layout(row_sum, out_row_layout))[:, None]
+    out = out_smem.index(I_CONSUMER)
+    out.store(acc.to(out_smem.dtype))
+    fence_async_shared()
+    async_store(out_desc, [o_row + I_CONSUMER * CONSUMER_ROWS, i_head * HEAD_DIM], out)
+    tma.store_wait(0)
+
+
+@gluon.jit
+def _block_sparse_attention_hopper_fp8_kernel(
+    q_desc,
+    k_desc,
+    v_desc,
+    out_desc,
+    v_log2_scale_ptr,
+    index_ptr,
+    count_ptr,
+    order_ptr,
+    capacity,
+    n_q_blk,
+    n_heads,
+    scale_log2,
+    BLOCK: gl.constexpr,
+    HEAD_DIM: gl.constexpr,
+    N_STAGES: gl.constexpr,
+):
+    q_smem = gl.allocate_shared_memory(q_desc.dtype, [2, CONSUMER_ROWS, HEAD_DIM], q_desc.layout)
+    k_smem = gl.allocate_shared_memory(q_desc.dtype, [N_STAGES, BLOCK, HEAD_DIM], k_desc.layout)
+    v_smem = gl.allocate_shared_memory(q_desc.dtype, [N_STAGES, HEAD_DIM, BLOCK], v_desc.layout)
+    out_smem = gl.allocate_shared_memory(out_desc.dtype, [2, CONSUMER_ROWS, HEAD_DIM], out_desc.layout)
+    q_full = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    k_full = gl.allocate_shared_memory(gl.int64, [N_STAGES, 1], mbarrier.MBarrierLayout())
+    k_empty = gl.allocate_shared_memory(gl.int64, [N_STAGES, 1], mbarrier.MBarrierLayout())
+    v_full = gl.allocate_shared_memory(gl.int64, [N_STAGES, 1], mbarrier.MBarrierLayout())
+    v_empty = gl.allocate_shared_memory(gl.int64, [N_STAGES, 1], mbarrier.MBarrierLayout())
+    mbarrier.init(q_full, count=1)
+    for i_stage in gl.static_range(N_STAGES):
+        mbarrier.init(k_full.index(i_stage), count=1)
+        mbarrier.init(v_full.index(i_stage), count=1)
+        mbarrier.init(k_empty.index(i_stage), count=2)
+        mbarrier.init(v_empty.index(i_stage), count=2)
+    fence_async_shared()
+
+    i_row = gl.load(order_ptr + gl.program_id(0))
+    n_blocks = gl.load(count_ptr + i_row)
+    o_row = (i_row % n_q_blk) * BLOCK
+    i_head = i_row // n_q_blk
+    p_list = index_ptr + i_row.to(gl.int64) * capacity
+    gl.warp_specialize(
+        [
+            (
+                _consume,
+                (
+                    out_desc, p_list, v_log2_scale_ptr, n_blocks, o_row, i_head, n_heads, scale_log2,
+                    q_smem, k_smem, v_smem, out_smem, q_full, k_full, k_empty, v_full, v_empty,
+                    0, BLOCK, HEAD_DIM, N_STAGES,
+                ),
+            ),
+            (
+                _consume,
+                (
+                    out_desc, p_list, v_log2_scale_ptr, n_blocks, o_row, i_head, n_heads, scale_log2,
+                    q_smem, k_smem, v_smem, out_smem, q_full, k_full, k_empty, v_full, v_empty,
+                    1, BLOCK, HEAD_DIM, N_STAGES,
+                ),
+            ),
+            (
+                _produce,
+                (
+                    q_desc, k_desc, v_desc, p_list, n_blocks, o_row, i_head, n_heads, q_smem, k_smem, v_smem,
+                    q_full, k_full, k_empty, v_full, v_empty, BLOCK, HEAD_DIM, N_STAGES,
+                ),
+            ),
+        ],
+        [4, 1],
+        [CONSUMER_REGISTERS, PRODUCER_REGISTERS],
+    )  # fmt: skip
+
+
+_GLUON_DTYPES = {torch.bfloat16: gl.bfloat16, torch.float16: gl.float16}
+
+
+def launch(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    v_log2_scales: Tensor,
+    out: Tensor,
+    block_map: BlockMap,
+    head_dim: int,
+    scale_log2: float,
+    *,
+    n_stages: int = N_STAGES,
+) -> None:
+    """Runs the kernel: q, k, out are (n_tok, H * d), v is (n_blk * H * d, 128); see `fp8_attention`.
+
+    `n_stages` is there for kernels/bench.
+    """
+    n_heads, n_q_blk, capacity = block_map.index.shape
+    rows, block, block_v = [BLOCK_TOK // 2, head_dim], [BLOCK_TOK, head_dim], [head_dim, BLOCK_TOK]
+    layout = gl.NVMMASharedLayout.get_default_for
+    _block_sparse_attention_hopper_fp8_kernel[(n_heads * n_q_blk,)](
+        TensorDescriptor.from_tensor(q, rows, layout(rows, gl.float8e4nv)),
+        TensorDescriptor.from_tensor(k, block, layout(block, gl.float8e4nv)),
+        TensorDescriptor.from_tensor(v, block_v, layout(block_v, gl.float8e4nv)),
+        TensorDescriptor.from_tensor(out, rows, layout(rows, _GLUON_DTYPES[out.dtype])),
+        v_log2_scales, block_map.index, block_map.count, block_map.order, capacity, n_q_blk, n_heads, scale_log2,
+        BLOCK=BLOCK_TOK, HEAD_DIM=head_dim, N_STAGES=n_stages, num_warps=4, maxnreg=MAX_REGISTERS,
+    )  # fmt: skip

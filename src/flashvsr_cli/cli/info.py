@@ -1,0 +1,27 @@
+"""`flashvsr info`: what would be done with an input."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from flashvsr_cli.cli.flags import InfoFlags, takes_flags
+
+
+@takes_flags(InfoFlags)
+def info(
+    flags: InfoFlags,
+    source: Annotated[
+        str, typer.Argument(metavar="INPUT", help="Video, image, folder or pattern of numbered images, or - for stdin.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Show what `upscale` would do with an input: sizes, padding, chunks, memory. Computes and downloads nothing."""
+    from flashvsr_cli.inspection import inspect_input
+    from flashvsr_cli.tables import print_plan
+
+    plan = inspect_input(source, flags.scale, flags.model_options(), flags.input_options(), flags.settings)
+    if as_json:
+        typer.echo(json.dumps(plan.to_json(), indent=2))
+    else:
+        print_plan(plan)

@@ -1,0 +1,66 @@
+"""`flashvsr train`: the stages, and packing what they made."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Train a model: one TOML file a stage.")
+
+
+class ExportChoice(StrEnum):
+    """Number formats of a packed model."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+
+@app.command("run")
+def run_command(
+    config: Annotated[Path, typer.Argument(help="The stage's TOML, e.g. configs/nano/1-decoder.toml.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the training state in the folder.")] = False,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. data.size=256.")
+    ] = None,
+) -> None:
+    """Run one stage. On several GPUs: torchrun --nproc-per-node N -m flashvsr_cli.train CONFIG -o FOLDER."""
+    import logging
+    import sys
+
+    from flashvsr_cli.train.config import read_stage_config
+    from flashvsr_cli.train.loop import train
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    train(read_stage_config(config, tuple(change or ())), output, resume=resume)
+
+
+@app.command("export")
+def export_command(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors to write.")],
+    precision: Annotated[ExportChoice, typer.Option(help="Number format of the weights.")] = ExportChoice.FP16,
+    note: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="A fact for the header, e.g. license=Apache-2.0.")
+    ] = None,
+) -> None:
+    """Pack a run's model into the one file that `flashvsr upscale --model` takes."""
+    from flashvsr_cli.train.parts import pack_model
+
+    dtype = {ExportChoice.FP32: "float32", ExportChoice.BF16: "bfloat16", ExportChoice.FP16: "float16"}[precision]
+    facts = dict(fact.split("=", 1) for fact in note or () if "=" in fact)
+    pack_model(run, output, dtype, facts)
+
+
+@app.command("cost")
+def cost_command(
+    model: Annotated[str, typer.Argument(help="A .safetensors of this project, or a folder.")],
+) -> None:
+    """Multiplications per output pixel at 1280x720, part by part."""
+    from flashvsr_cli.train.cost import cost_of_model
+
+    cost = cost_of_model(model)
+    for name in ("projection", "linear", "attention", "decoder", "total"):
+        typer.echo(f"{name:<12}{getattr(cost, name):10.0f}")

@@ -1,0 +1,1 @@
+"""Comparing clips: figures, a side-by-side or wipe video, a strip of pictures."""

@@ -1,0 +1,128 @@
+"""What a machine has for upscaling, finding by finding."""
+
+import platform
+import shutil
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from flashvsr_cli import __version__, weights_status
+
+PACKAGES = ("torch", "triton", "av", "numpy", "huggingface-hub", "safetensors", "typer", "rich")
+ENCODERS = {
+    "libx264": "H.264",
+    "libx265": "H.265",
+    "libsvtav1": "AV1",
+    "libvpx-vp9": "VP9",
+    "ffv1": "lossless",
+    "prores_ks": "ProRes",
+    "hevc_nvenc": "H.265 on an NVIDIA GPU",
+}
+OPTIONAL_ENCODERS = {"hevc_nvenc"}
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at.
+
+    Attributes:
+        subject: what.
+        state: "ok", "note" (works without it) or "missing" (something will fail).
+        detail: what was found.
+        next_step: how to get what is missing.
+    """
+
+    subject: str
+    state: Literal["ok", "note", "missing"]
+    detail: str
+    next_step: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return asdict(self)
+
+
+def examine() -> list[Finding]:
+    """Look at everything; needs no network."""
+    return [*_versions(), *_devices(), *_codecs(), *_weights()]
+
+
+def _versions() -> list[Finding]:
+    findings = [
+        Finding("flashvsr-cli", "ok", __version__),
+        Finding("Python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
+    ]
+    for name in PACKAGES:
+        try:
+            findings.append(Finding(name, "ok", version(name)))
+        except PackageNotFoundError:
+            state: Literal["note", "missing"] = "note" if name == "triton" else "missing"
+            findings.append(Finding(name, state, "not installed", f"pip install {name}"))
+    return findings
+
+
+def _devices() -> list[Finding]:
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return [_broken("torch", error)]
+    findings = [Finding("CPU", "ok", f"{torch.get_num_threads()} threads")]
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        advice = "Check the driver with nvidia-smi." if built else "Install a CUDA build of torch to use an NVIDIA GPU."
+        detail = f"no device found (torch is {'built for CUDA ' + built if built else 'a CPU build'})"
+        return [*findings, Finding("CUDA", "note", detail, advice)]
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        free, total = torch.cuda.mem_get_info(index)
+        detail = (
+            f"{properties.name}, compute {properties.major}.{properties.minor}, "
+            f"{free / GIB:.1f} of {total / GIB:.1f} GiB free"
+        )
+        findings.append(Finding(f"cuda:{index}", "ok", detail))
+    return findings
+
+
+def _codecs() -> list[Finding]:
+    try:
+        import av
+        from av.codec import Codec
+    except (ImportError, OSError) as error:
+        return [_broken("av", error)]
+    findings = [Finding("FFmpeg", "ok", f"{av.ffmpeg_version_info}, inside PyAV")]
+    for name, what in ENCODERS.items():
+        try:
+            Codec(name, "w")
+        except ValueError:
+            advice = None if name in OPTIONAL_ENCODERS else "Install PyAV's binary wheel: pip install --upgrade av"
+            findings.append(Finding(name, "note", f"{what}: not in this FFmpeg", advice))
+        else:
+            findings.append(Finding(name, "ok", what))
+    return findings
+
+
+def _broken(package: str, error: Exception) -> Finding:
+    """A package that is installed and cannot be imported."""
+    return Finding(
+        f"import {package}", "missing", " ".join(str(error).split()), f"pip install --force-reinstall {package}"
+    )
+
+
+def _weights() -> list[Finding]:
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE)
+    nearest = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    free = shutil.disk_usage(nearest).free
+    findings = [Finding("Hub cache", "ok", f"{cache}, {free / GIB:.1f} GiB free")]
+    for status in weights_status.list_models():
+        name = f"model {status.model.name}"
+        n_here = sum(file.state != "missing" for file in status.files)
+        if n_here == len(status.files):
+            findings.append(Finding(name, "ok", f"all {n_here} files here"))
+        else:
+            advice = f"upscale downloads what it needs; to do it now: flashvsr weights download {status.model.name}"
+            findings.append(Finding(name, "note", f"{n_here} of {len(status.files)} files here", advice))
+    return findings

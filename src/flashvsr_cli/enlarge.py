@@ -1,0 +1,92 @@
+"""The plain enlargement that the model starts from: bicubic exactly as Pillow's `resize(BICUBIC)`.
+
+Source: FlashVSR prepares its input with Pillow: a = -0.5, half-pixel centres, width first, then height, each pass with
+weights in 22-bit fixed point, clipped and rounded half up to 8 bits. Here each pass is a matrix product in float64,
+where sums of such integers are exact. Deeper sources take real weights and no rounding. Pinned by
+tests/golden/test_mini.py and, against Pillow, tests/model/test_enlarge.py.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flashvsr_cli.geometry import Geometry
+
+PEAK = {torch.uint8: 255, torch.uint16: 65535}
+CUBIC_A = -0.5
+CUBIC_SUPPORT = 2.0
+FIXED_POINT = 1 << 22
+
+
+def enlarge_levels(frames: Tensor, geometry: Geometry) -> Tensor:
+    """Enlarge and pad, in levels, the form in which frames wait: a quarter of the memory of floats.
+
+    Args:
+        frames: (T, H, W, 3) uint8 or uint16 of size `geometry.source`.
+        geometry: sizes.
+
+    Returns:
+        (T, 3, H', W') of size `geometry.padded`: uint8 for uint8 frames, float32 in 0..65535 for uint16; padding
+        repeats the last row and column.
+    """
+    peak = PEAK[frames.dtype]
+    is_byte = peak == 255
+    across, down = (
+        resampling_matrix(n_in, n_out, is_byte, frames.device)
+        for n_in, n_out in zip(geometry.source[::-1], geometry.target[::-1], strict=True)
+    )
+    dtype = torch.uint8 if is_byte else torch.float32
+    out = torch.empty(len(frames), 3, *geometry.padded, dtype=dtype, device=frames.device)
+    height, width = geometry.target
+    for enlarged, frame in zip(out, frames, strict=True):
+        x = frame.permute(2, 0, 1).double()
+        for product in (lambda x: x @ across.T, lambda x: down @ x):
+            x = product(x)
+            if is_byte:
+                x = x.add_(FIXED_POINT // 2).mul_(1 / FIXED_POINT).floor_()
+            x = x.clamp_(0, peak)
+        enlarged[:, :height, :width] = x
+    out[:, :, :height, width:] = out[:, :, :height, width - 1 : width]
+    out[:, :, height:] = out[:, :, height - 1 : height]
+    return out
+
+
+@lru_cache(maxsize=16)
+def resampling_matrix(n_in: int, n_out: int, is_fixed_point: bool, device: torch.device) -> Tensor:
+    """Pillow's bicubic weights for one axis: (n_out, n_in) float64, in fixed point multiplied by 2^22 and rounded."""
+    step = n_in / n_out
+    stretch = max(step, 1.0)
+    center = (np.arange(n_out)[:, None] + 0.5) * step
+    index = np.arange(n_in)[None, :]
+    reach = CUBIC_SUPPORT * stretch
+    is_within = (index >= np.floor(center - reach + 0.5)) & (index < np.floor(center + reach + 0.5))
+    distance = np.abs((index - center + 0.5) / stretch)
+    near = ((CUBIC_A + 2) * distance - (CUBIC_A + 3)) * distance**2 + 1
+    far = (((distance - 5) * distance + 8) * distance - 4) * CUBIC_A
+    weight = np.where(distance < 1, near, np.where(distance < 2, far, 0.0)) * is_within
+    weight /= weight.sum(axis=1, keepdims=True)
+    if is_fixed_point:
+        weight = np.trunc(weight * FIXED_POINT + np.copysign(0.5, weight))
+    return torch.from_numpy(weight).to(device)
+
+
+def to_signed(levels: Tensor) -> Tensor:
+    """Levels of `enlarge_levels` as float32 in [-1, 1]."""
+    return levels.float() / (255 if levels.dtype == torch.uint8 else 65535) * 2 - 1
+
+
+def enlarge_frames(frames: Tensor, geometry: Geometry) -> Tensor:
+    """`enlarge_levels` as float32 in [-1, 1]."""
+    return to_signed(enlarge_levels(frames, geometry))
+
+
+def to_integers(x: Tensor, dtype: np.dtype) -> Tensor:
+    """(T, 3, H, W) float in [-1, 1] -> (T, H, W, 3) uint8, or int32 for uint16, rounded to nearest.
+
+    Not every device converts to uint16; int32 holds it exactly.
+    """
+    peak = np.iinfo(dtype).max
+    integers = ((x + 1) * (peak / 2)).round().permute(0, 2, 3, 1)
+    return integers.to(torch.uint8 if peak == 255 else torch.int32).contiguous()

@@ -1,0 +1,122 @@
+"""The low-resolution projection: enlarged input frames to one set of tokens per latent frame.
+
+Both released versions have the same tensors; they differ in what the two causal convolutions see in front of a
+clip, which only the version number tells:
+- v1.1 sees the last two slices of the previous clip, an ordinary causal convolution;
+- v1 sees the last two slices of the *same* clip, because its cache is overwritten before it is read.
+
+Source: FlashVSR's LQ_proj_in, released code; the version rule is pinned by tests/golden/test_mini.py.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flashvsr_cli.model.config import LowResProjectionConfig
+from flashvsr_cli.model.conv import long_sum_format, stack_taps
+from flashvsr_cli.model.windows import to_window_order
+from flashvsr_cli.options import Version
+from flashvsr_cli.schedule import FRAMES_PER_LATENT
+
+BLOCK = 16
+KERNEL_FRAMES = 4
+CACHED_SLICES = 2
+NORM_EPS = 1e-12
+
+
+class ChannelNorm(nn.Module):
+    """x / ||x|| * sqrt(C) * gamma over dimension 1."""
+
+    def __init__(self, channels: int, n_spatial: int = 3) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(channels, *(1,) * n_spatial))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (N, C, h, w)."""
+        return F.normalize(x, dim=1, eps=NORM_EPS) * (x.shape[1] ** 0.5 * self.gamma.reshape(-1, 1, 1))
+
+    def normalize_last(self, x: Tensor) -> Tensor:
+        """The same for channels in the last dimension, (..., C), in one pass."""
+        # The epsilon counts on the mean square here; it only matters for a vector of zeros, which stays zeros.
+        return F.rms_norm(x, (x.shape[-1],), self.gamma.flatten(), NORM_EPS**2)
+
+
+@dataclass
+class ProjectionState:
+    """What one stream remembers: the last two input slices of both convolutions, (2, h, w, C), None at the start."""
+
+    conv1: Tensor | None = None
+    conv2: Tensor | None = None
+
+
+class LowResProjection(nn.Module):
+    """Two causal convolutions over time, each halving it, and one linear layer per fed transformer block."""
+
+    def __init__(self, config: LowResProjectionConfig, version: Version) -> None:
+        super().__init__()
+        self.config = config
+        self.version = version
+        kernel = (KERNEL_FRAMES, 3, 3)
+        self.conv1 = nn.Conv3d(config.in_channels, config.hidden1, kernel)
+        self.norm1 = ChannelNorm(config.hidden1)
+        self.conv2 = nn.Conv3d(config.hidden1, config.hidden2, kernel)
+        self.norm2 = ChannelNorm(config.hidden2)
+        self.linear_layers = nn.ModuleList(nn.Linear(config.hidden2, config.dim) for _ in range(config.n_layers))
+
+    def forward(self, frames: Tensor, state: ProjectionState) -> list[Tensor]:
+        """Project the frames a chunk reads; updates `state`.
+
+        Args:
+            frames: (T, 3, H, W) in [-1, 1]; T = 1 + 4n for a stream's first chunk, 4n after it.
+            state: of this stream.
+
+        Returns:
+            One tensor (n*h*w, D) in window order per linear layer.
+        """
+        is_first = frames.shape[0] % FRAMES_PER_LATENT == 1
+        if is_first:
+            # The first clip is the first frame four times; it only fills the caches.
+            frames = torch.cat((frames[:1].expand(FRAMES_PER_LATENT, -1, -1, -1), frames[1:]))
+        x = F.pixel_unshuffle(frames, BLOCK).permute(0, 2, 3, 1).contiguous()
+        x, state.conv1 = self._causal_conv(self.conv1, x, state.conv1, slices_per_clip=4)
+        x = F.silu(self.norm1.normalize_last(x))
+        x, state.conv2 = self._causal_conv(self.conv2, x, state.conv2, slices_per_clip=2)
+        x = F.silu(self.norm2.normalize_last(x))
+        if is_first:
+            x = x[1:]
+        tokens = to_window_order(x)
+        return [linear(tokens) for linear in self.linear_layers]
+
+    @torch.no_grad()
+    def fold_constants(self) -> None:
+        """Bring the convolutions' weights into the form they are used in, once and for all."""
+        for conv in (self.conv1, self.conv2):
+            conv.weight = nn.Parameter(stack_taps(conv.weight), requires_grad=False)
+
+    def _causal_conv(
+        self, conv: nn.Conv3d, x: Tensor, cached: Tensor | None, *, slices_per_clip: int
+    ) -> tuple[Tensor, Tensor]:
+        """Convolve (T, h, w, C) to (T/2, h, w, C'); also returns the slices to cache."""
+        clips = x.unflatten(0, (-1, slices_per_clip))
+        if self.version == "v1":
+            in_front = clips[:, -CACHED_SLICES:]
+        else:
+            if cached is None:
+                cached = x[:1].expand(CACHED_SLICES, -1, -1, -1)
+            in_front = torch.cat((cached[None], clips[:-1, -CACHED_SLICES:]))
+        slices = _replicate_border(torch.cat((in_front, clips), dim=1))
+        # Time slices stacked as channels of a 2-D convolution: same sums, a multiple faster than conv3d.
+        taps = [slices[:, tap : tap + slices_per_clip - 1 : 2] for tap in range(KERNEL_FRAMES)]
+        stacked = torch.cat(taps, dim=-1).flatten(0, 1).permute(0, 3, 1, 2)
+        stacked = stacked.contiguous(memory_format=long_sum_format(x))
+        weight = conv.weight if conv.weight.ndim == 4 else stack_taps(conv.weight)
+        return F.conv2d(stacked, weight, conv.bias).permute(0, 2, 3, 1), x[-CACHED_SLICES:].clone()
+
+
+def _replicate_border(x: Tensor) -> Tensor:
+    """Repeat the outermost rows and columns once: (..., h, w, C) -> (..., h + 2, w + 2, C)."""
+    rows = torch.arange(-1, x.shape[-3] + 1, device=x.device).clamp(0, x.shape[-3] - 1)
+    columns = torch.arange(-1, x.shape[-2] + 1, device=x.device).clamp(0, x.shape[-2] - 1)
+    return x.index_select(-3, rows).index_select(-2, columns)

@@ -1,0 +1,191 @@
+"""The tiny conditional decoder: latents and the low-resolution frames to high-resolution frames, streaming.
+
+Source: FlashVSR, section 3.3; layers and key names follow TAEHV (tiny autoencoder for Wan), whose MemBlock sees its
+own input one time step earlier. All time steps of a call are computed together: the past is the same tensor
+shifted by one, with the previous call's last step in front.
+
+Between stages the layers (nearest x2, 1x1 convolution, 3x3 convolution) are linear, so they are computed as the one
+transposed convolution that they amount to: the same sums with less than half of the multiplications, and nothing is
+stored at the larger size but the result.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flashvsr_cli.model.config import TinyDecoderConfig
+from flashvsr_cli.model.conv import conv_relu, nearest_twice_as_transposed, relu
+from flashvsr_cli.schedule import FRAMES_PER_LATENT
+
+CONDITION_BLOCK = 8
+
+DecoderState = dict[int, Tensor]
+"""Layer number -> that MemBlock's last input (1, C, h, w); empty at the start of a stream."""
+
+
+class Clamp(nn.Module):
+    """Soft clamp 3 * tanh(x / 3)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Elementwise."""
+        return torch.tanh(x / 3) * 3
+
+
+class MemBlock(nn.Module):
+    """Residual block that also sees its input of the previous time step."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            nn.Conv2d(2 * channels, channels, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
+
+    def forward(self, x: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Time steps (T, C, h, w) and the step before them (1, C, h, w), zeros if None; also returns the last step."""
+        if before is None:
+            before = torch.zeros_like(x[:1])
+        past = torch.cat((before, x[:-1])) if len(x) > 1 else before
+        # The clone lets go of the other time steps.
+        last = x[-1:].clone() if len(x) > 1 else x
+        return self.combine(x, past), last
+
+    def combine(self, x: Tensor, past: Tensor) -> Tensor:
+        """Time steps and, for each, the step before it: two of (T, C, h, w) to one."""
+        first, _, second, _, third = (cast(nn.Conv2d, layer) for layer in self.conv)
+        y = conv_relu(second, conv_relu(first, torch.cat((x, past), dim=1)))
+        return conv_relu(third, y, plus=x)
+
+
+class TGrow(nn.Module):
+    """Turn every time step into `factor` steps by a 1x1 convolution; the first channels are the earliest step."""
+
+    def __init__(self, channels: int, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+        self.conv = nn.Conv2d(channels, factor * channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(T, C, h, w) -> (factor * T, C, h, w)."""
+        return self.conv(x).unflatten(1, (self.factor, -1)).flatten(0, 1)
+
+
+class TinyDecoder(nn.Module):
+    """The decoder. Module names are the checkpoint's keys (`decoder.N`)."""
+
+    def __init__(self, config: TinyDecoderConfig) -> None:
+        super().__init__()
+        self.predicts_residual = config.predicts_residual
+        self._folded: dict[int, list[Tensor]] = {}
+
+        def stage(channels: int, grow: int, next_channels: int) -> Iterator[nn.Module]:
+            yield from (MemBlock(channels) for _ in range(3))
+            yield nn.Upsample(scale_factor=2)
+            yield TGrow(channels, grow)
+            yield nn.Conv2d(channels, next_channels, 3, padding=1, bias=False)
+
+        first, second, third, last = config.channels
+        self.decoder = nn.ModuleList(
+            [
+                Clamp(),
+                nn.Conv2d(config.in_channels, first, 3, padding=1),
+                nn.ReLU(),
+                nn.Conv2d(first, first, 3, padding=1, bias=False),
+                nn.ReLU(),
+                *stage(first, 1, second),
+                *stage(second, 2, third),
+                *stage(third, 2, last),
+                nn.ReLU(),
+                nn.Conv2d(last, last, 3, padding=1, bias=False),
+                nn.ReLU(),
+                nn.Conv2d(last, 3, 3, padding=1),
+            ]
+        )
+
+    def decode(self, latents: Tensor, low_res: Tensor, state: DecoderState) -> Iterator[Tensor]:
+        """Decode a chunk, one latent frame at a time; updates `state` as it goes.
+
+        Args:
+            latents: (1, C, F, H/8, W/8), the model's x0.
+            low_res: (T, 3, H, W) in [-1, 1], the low-resolution frames at the output's times; T = 4F, or 4F - 3 for
+                the first chunk of a stream.
+            state: of this stream.
+
+        Yields:
+            Per latent frame (4, 3, H, W), or (1, 3, H, W) for the first of a stream; nominally in [-1, 1], not clamped.
+        """
+        n_missing = -low_res.shape[0] % FRAMES_PER_LATENT
+        condition = torch.cat((low_res[:1].expand(n_missing, -1, -1, -1), low_res))
+        groups = condition.split(FRAMES_PER_LATENT)
+        for latent, group in zip(latents.split(1, dim=2), groups, strict=True):
+            yield self._decode_latent(latent[0], group, state)[n_missing:]
+            n_missing = 0
+
+    def _decode_latent(self, latent: Tensor, condition: Tensor, state: DecoderState) -> Tensor:
+        """latent (C, 1, H/8, W/8), condition (4, 3, H, W) -> (4, 3, H, W)."""
+        # (4, 3, H, W) -> (3, 4, H, W) -> channels ordered (colour, frame, row, column).
+        unshuffled = F.pixel_unshuffle(condition.transpose(0, 1), CONDITION_BLOCK).flatten(0, 1)[None]
+        x = torch.cat((unshuffled, latent.transpose(0, 1)), dim=1)
+        x = x.contiguous(memory_format=torch.channels_last)
+
+        def remember(index: int, block: MemBlock, x: Tensor) -> Tensor:
+            x, state[index] = block(x, state.get(index))
+            return x
+
+        return self.finish(self.run_layers(x, remember), condition)
+
+    @torch.no_grad()
+    def fold_constants(self) -> None:
+        """Merge the layers between stages once and for all, and drop what they were made of."""
+        for index, layer in enumerate(self.decoder):
+            if isinstance(layer, nn.Upsample):
+                self._folded[index] = self._merge_after(index)
+                self.decoder[index + 1] = self.decoder[index + 2] = nn.Identity()
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _merge_after(self, index: int) -> list[Tensor]:
+        """Weights of the transposed convolutions for the enlargement at `index` and the two layers behind it."""
+        grow, conv = cast(TGrow, self.decoder[index + 1]), cast(nn.Conv2d, self.decoder[index + 2])
+        return nearest_twice_as_transposed(grow.conv.weight, conv.weight, grow.factor)
+
+    def run_layers(self, x: Tensor, run_block: Callable[[int, MemBlock, Tensor], Tensor]) -> Tensor:
+        """All layers on (T, 784, h, w), giving (4T, 3, 8h, 8w); how a MemBlock finds its past is the caller's."""
+        decoder = self.decoder
+        x = conv_relu(cast(nn.Conv2d, decoder[1]), decoder[0](x))
+        x = conv_relu(cast(nn.Conv2d, decoder[3]), x)
+        for index in range(5, 20):
+            layer = decoder[index]
+            if isinstance(layer, MemBlock):
+                x = run_block(index, layer, x)
+            elif isinstance(layer, nn.Upsample):
+                x = _interleave(list(self._upsample(index, x)))
+        # From here on time steps do not mix: each is finished by itself, and only its picture is put in its place.
+        return _interleave([self._finish_step(step) for step in self._upsample(20, x)])
+
+    def _upsample(self, index: int, x: Tensor) -> Iterator[Tensor]:
+        """(T, C, h, w) -> one after the other, per time step that a step becomes, (T, C', 2h, 2w)."""
+        for weight in self._folded.get(index) or self._merge_after(index):
+            yield F.conv_transpose2d(x, weight, stride=2, padding=1)
+
+    def _finish_step(self, x: Tensor) -> Tensor:
+        """The layers at full resolution: (T, C, H, W) -> (T, 3, H, W)."""
+        x = conv_relu(cast(nn.Conv2d, self.decoder[24]), relu(x))
+        return self.decoder[26](x)
+
+    def finish(self, x: Tensor, condition: Tensor) -> Tensor:
+        """The last layer's output as frames, given the low-resolution frames in [-1, 1] of the same times."""
+        return condition + x if self.predicts_residual else x * 2 - 1
+
+
+def _interleave(steps: list[Tensor]) -> Tensor:
+    """Tensors (T, C, h, w) of the first, second, ... time step that each step became -> (factor * T, C, h, w)."""
+    if len(steps) == 1:
+        return steps[0]
+    # With channels last: whole pictures are copied, never single pixels.
+    return torch.stack([step.permute(0, 2, 3, 1) for step in steps], dim=1).flatten(0, 1).permute(0, 3, 1, 2)

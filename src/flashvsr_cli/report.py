@@ -1,0 +1,117 @@
+"""What a job did, as one line and as JSON."""
+
+import json
+import resource
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flashvsr_cli import __version__
+from flashvsr_cli.geometry import Size
+from flashvsr_cli.options import EncodeOptions, Settings
+from flashvsr_cli.preflight import PIPE
+from flashvsr_cli.video.faults import output_faults
+from flashvsr_cli.video.targets import PartFile
+
+if TYPE_CHECKING:
+    from torch import device
+
+    from flashvsr_cli.pipeline import Upscaler
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a job did; `to_json` is the `--report` file.
+
+    Attributes:
+        source, target: facts about input and output, as JSON objects.
+        size: (height, width) of the output.
+        frames_in, frames_out: read and written.
+        seconds: per stage; "read", "model" and "write" overlap, "total" is from opening the input to the finished
+            output, without loading the model.
+        notices: what the user was told.
+    """
+
+    upscaler: "Upscaler"
+    settings: Settings
+    scale: float
+    encode: EncodeOptions
+    source: dict[str, Any]
+    target: dict[str, Any]
+    size: Size
+    frames_in: int
+    frames_out: int
+    seconds: dict[str, float]
+    notices: list[str]
+
+    @property
+    def fps(self) -> float:
+        """Frames per second from opening the input to the finished output."""
+        return self.frames_out / self.seconds["total"]
+
+    def summary(self) -> str:
+        """The job in one line."""
+        height, width = self.size
+        frames = "1 frame" if self.frames_out == 1 else f"{self.frames_out} frames"
+        return (
+            f"{frames} at {width}x{height} in {self.seconds['total']:.1f} s ({self.fps:.2f} fps): {self.target['name']}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as a JSON object; bytes, seconds and [height, width] throughout."""
+        import torch
+
+        network, checkpoint = self.upscaler.network, self.upscaler.checkpoint
+        on_cuda = network.device.type == "cuda"
+        return {
+            "flashvsr": __version__,
+            "input": self.source,
+            "output": {**self.target, "size": list(self.size)},
+            "frames_in": self.frames_in,
+            "frames_out": self.frames_out,
+            "fps": self.fps,
+            "seconds": self.seconds,
+            "peak_host_bytes": peak_host_bytes(),
+            "peak_device_bytes": torch.cuda.max_memory_allocated(network.device) if on_cuda else None,
+            "device": torch.cuda.get_device_name(network.device) if on_cuda else "cpu",
+            "dtype": str(network.dtype).removeprefix("torch."),
+            "model": {"name": checkpoint.name, "version": checkpoint.version, "sha256": checkpoint.sha256()},
+            "scale": self.scale,
+            "settings": asdict(self.settings),
+            "encode": asdict(self.encode),
+            "notices": self.notices,
+        }
+
+
+def write_report(report: dict[str, Any], path: Path) -> None:
+    """Write a report as JSON, whole or not at all; "-" is stdout.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    text = json.dumps(report, indent=2) + "\n"
+    if str(path) == PIPE:
+        sys.stdout.write(text)
+        return
+    with output_faults(f"The report {path}"):
+        file = PartFile(path.resolve())
+        try:
+            file.write(text.encode())
+            file.commit()
+        finally:
+            file.abort()
+
+
+def reset_peak_device_bytes(where: "device") -> None:
+    """Begin a new peak, so that a report of a batch speaks of its own clip."""
+    import torch
+
+    if where.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(where)
+
+
+def peak_host_bytes() -> int:
+    """The most host memory this process has held, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

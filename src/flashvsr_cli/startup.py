@@ -1,0 +1,31 @@
+"""Loading a model while the user watches."""
+
+from flashvsr_cli.console import fetching, print_line
+from flashvsr_cli.model.network import resolve_device
+from flashvsr_cli.options import ModelOptions
+from flashvsr_cli.pipeline import Upscaler
+from flashvsr_cli.weights_registry import read_registry
+
+
+def load_and_tell(options: ModelOptions, *, quiet: bool) -> Upscaler:
+    """Load a model, say which one and where, and show what is downloaded or hashed.
+
+    Raises:
+        WeightsError: the checkpoint is missing, damaged or mixed up.
+        DeviceError: there is no such device.
+    """
+    device = resolve_device(options.device)
+    if not quiet:
+        name = read_registry().default if options.model == "auto" else options.model
+        print_line(f"loading {name} on {device}")
+    with fetching(quiet=quiet) as on_progress:
+        return Upscaler.load(
+            options.model,
+            version=options.version,
+            decoder=options.decoder,
+            device=options.device,
+            dtype=options.dtype,
+            backend=options.backend,
+            fp8=options.fp8,
+            on_progress=on_progress,
+        )

@@ -1,0 +1,1 @@
+"""Training: the stages of FlashVSR's distillation, at full size and at the size of the packaged model."""

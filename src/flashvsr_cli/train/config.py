@@ -1,0 +1,328 @@
+"""One TOML file a stage, read into frozen dataclasses; a key that no field knows is an error, not a default."""
+
+import dataclasses
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from flashvsr_cli.errors import UsageError
+from flashvsr_cli.options import ColorFix, Settings
+
+StageName = Literal["decoder", "teacher", "causal", "onestep"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of a model that starts from random weights; one that starts from files takes theirs.
+
+    Attributes:
+        dim, head_dim, n_blocks, ffn_dim, freq_dim, text_dim, latent_channels: of the transformer.
+        n_text: tokens of the fixed prompt.
+        projection: channels of the low-resolution projection's two convolutions.
+        decoder: channels of the tiny decoder's four stages.
+        encoder: channels of the latent encoder; 0 takes the Wan VAE's.
+        vae: the Wan VAE's file; empty looks for it beside `start_from`.
+        decoder_output: "residual" to the enlarged input, or "picture".
+    """
+
+    dim: int = 128
+    head_dim: int = 64
+    n_blocks: int = 2
+    ffn_dim: int = 256
+    freq_dim: int = 64
+    text_dim: int = 16
+    latent_channels: int = 16
+    n_text: int = 8
+    projection: tuple[int, int] = (24, 64)
+    decoder: tuple[int, int, int, int] = (64, 48, 16, 8)
+    encoder: int = 64
+    vae: str = ""
+    decoder_output: str = "residual"
+
+
+@dataclass(frozen=True)
+class SparsityConfig:
+    """What the causal stages train with, and what the saved model is used with unless the user says otherwise.
+
+    Attributes:
+        sparse_ratio, kv_ratio, local_range, color_fix: as in `Settings`.
+        path: how training computes the sparse attention: "masked" (any device), "flex" (FlexAttention on CUDA; for
+            clips whose full mask would not fit), or "dense" (no sparsity within what is visible; for ablations).
+    """
+
+    sparse_ratio: float = 2.0
+    kv_ratio: float = 3.0
+    local_range: int = 11
+    color_fix: ColorFix = "adain"
+    path: Literal["masked", "flex", "dense"] = "masked"
+
+    def settings(self) -> Settings:
+        """The same for inference."""
+        return Settings(self.sparse_ratio, self.kv_ratio, self.local_range, self.color_fix)
+
+
+@dataclass(frozen=True)
+class DegradationConfig:
+    """How low-resolution clips are made; see `dataset/degrade.py`.
+
+    Attributes:
+        clean, mild, strong: shares of the three kinds; clean is the plain bicubic reduction.
+        blur_sigma: of the blur kernels in high-resolution pixels, for mild and strong alike.
+        noise_sigma: upper limits in levels of 255 for mild and strong.
+        jpeg_quality: lowest qualities for mild and strong.
+        crf: upper limits of H.264's quality for mild and strong.
+        video_share: share of mild and strong clips that go through a real video encoder.
+    """
+
+    clean: float = 0.4
+    mild: float = 0.4
+    strong: float = 0.2
+    blur_sigma: tuple[float, float] = (1.2, 3.0)
+    noise_sigma: tuple[float, float] = (8.0, 20.0)
+    jpeg_quality: tuple[int, int] = (60, 30)
+    crf: tuple[int, int] = (30, 36)
+    video_share: float = 0.5
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where training clips come from.
+
+    Attributes:
+        photos: folders of photographs, turned into clips by camera motion; those named in `hold_out` are left out.
+        shards: folders written by `flashvsr dataset`.
+        hold_out: parts of file names that are never used in training.
+        procedural: share of clips from the procedural source; the rest comes from photos and shards.
+        image_share: share of still pictures among the clips (teacher stage).
+        size: side of the square high-resolution crops; a multiple of 128.
+        n_chunks: chunks of the streaming schedule in a clip: 8 * (n_chunks + 2) + 1 frames in.
+        scale: enlargement.
+        pool_clips: clips kept ready in memory; made anew every `pool_steps` steps (0: never).
+        workers: threads that run video encoders.
+    """
+
+    photos: tuple[str, ...] = ()
+    shards: tuple[str, ...] = ()
+    hold_out: tuple[str, ...] = ()
+    procedural: float = 0.3
+    image_share: float = 0.0
+    size: int = 256
+    n_chunks: int = 1
+    scale: int = 4
+    pool_clips: int = 64
+    pool_steps: int = 0
+    workers: int = 2
+    degradation: DegradationConfig = field(default_factory=DegradationConfig)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW and what surrounds it.
+
+    Attributes:
+        lr: peak rate; after `warmup` steps it stays ("constant") or falls to `final_lr` ("cosine").
+        clip: largest norm of the gradient.
+        ema: decay of the averaged weights that are validated and saved; 0 keeps no average.
+        rates: factors on `lr` per part ("dit", "projection", "decoder", "encoder", "fake"), and of
+            the decoder's first and last layer by themselves ("decoder_input", "decoder_output").
+    """
+
+    lr: float = 1e-5
+    final_lr: float = 0.0
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: int = 0
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip: float = 1.0
+    ema: float = 0.0
+    rates: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the losses; a weight of 0 leaves the term out and does not compute it.
+
+    Attributes:
+        flow, dmd, fake_flow, pixel, perceptual: of one-step and flow-matching stages.
+        wan_pixel, wan_perceptual: distance to the full VAE decoder's output (decoder stage at full size).
+        pixel_kind: "l2" as in the paper, or "charbonnier".
+        decoded_latents: latents decoded per clip for pixel losses; 0 decodes all.
+        latent_noise: largest deviation of noise added to latents in the decoder stage.
+        latent_drop: share of clips whose latents are noise alone in the decoder stage.
+        flow_shift: shift of the times of flow matching towards noise (1: uniform).
+    """
+
+    flow: float = 1.0
+    dmd: float = 1.0
+    fake_flow: float = 1.0
+    pixel: float = 1.0
+    perceptual: float = 2.0
+    wan_pixel: float = 0.0
+    wan_perceptual: float = 0.0
+    pixel_kind: Literal["l2", "charbonnier"] = "l2"
+    decoded_latents: int = 0
+    latent_noise: float = 0.0
+    latent_drop: float = 0.0
+    flow_shift: float = 1.0
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """Clips the model is measured on while it trains.
+
+    Attributes:
+        every: steps between validations; 0 validates at the end only, a negative number never.
+        photos: folders; only files named in `DataConfig.hold_out` are used.
+        n_clips, size, n_frames: how many, how large, how long.
+        noise_sigma, crf: of the degraded variant, in which every clip is measured too.
+    """
+
+    every: int = 0
+    photos: tuple[str, ...] = ()
+    n_clips: int = 2
+    size: int = 256
+    n_frames: int = 21
+    noise_sigma: float = 5.0
+    crf: int = 28
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How it runs.
+
+    Attributes:
+        device: "auto", "cpu" or "cuda".
+        dtype: of the arithmetic; weights stay float32.
+        checkpointing: recompute activations of the transformer's blocks in the backward pass.
+        save_every: steps between training states; 0 saves at the end only.
+        log_every: steps between log lines.
+        limit_s: stop (and save) after so many seconds; 0 has no limit. The rate then follows time instead of steps.
+    """
+
+    device: str = "auto"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    checkpointing: bool = False
+    save_every: int = 0
+    log_every: int = 50
+    limit_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage.
+
+    Attributes:
+        stage: which one.
+        n_steps: optimizer steps.
+        batch: clips per step, over all processes.
+        pack: clips computed together, at one time of the flow; `batch` is a multiple of it.
+        start_from: training state, single file, or folder in the released layout that weights come from.
+        teacher: the same for the real score model of `onestep`; default: `start_from`'s own stage-1 model.
+        train: parts that are trained.
+        lora_rank: rank of the transformer's adapters; 0 trains its weights themselves.
+        lora_alpha: the adapters are scaled by alpha / rank.
+    """
+
+    stage: StageName
+    n_steps: int
+    batch: int = 1
+    pack: int = 1
+    seed: int = 0
+    start_from: str | None = None
+    teacher: str | None = None
+    train: tuple[str, ...] = ("dit", "projection")
+    lora_rank: int = 0
+    lora_alpha: float = 1.0
+    model: ModelConfig = field(default_factory=ModelConfig)
+    sparsity: SparsityConfig = field(default_factory=SparsityConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        if self.n_steps < 0 or self.batch < 1 or self.pack < 1 or self.batch % self.pack:
+            raise UsageError(
+                f"batch {self.batch} is no multiple of pack {self.pack}.", "Set batch and pack in the stage's TOML."
+            )
+        if self.data.size % 128:
+            raise UsageError(f"data.size {self.data.size} is no multiple of 128.", "Use e.g. 256.")
+
+
+def read_stage_config(path: Path, overrides: tuple[str, ...] = ()) -> StageConfig:
+    """Read a stage's TOML.
+
+    Args:
+        path: the file.
+        overrides: "section.key=value" with a TOML value, or a plain word for a string.
+
+    Raises:
+        UsageError: the file cannot be read, or a key or value is not known.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        for override in overrides:
+            _override(table, override)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.", "Give a stage's TOML file.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is not valid TOML: {error}.", "Correct the line.") from error
+    return build_config(StageConfig, table, path.name)
+
+
+def _override(table: dict[str, Any], override: str) -> None:
+    name, _, text = override.partition("=")
+    *sections, key = name.split(".")
+    for section in sections:
+        table = table.setdefault(section, {})
+    try:
+        table[key] = tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        table[key] = text
+
+
+def build_config(kind: type[T], table: dict[str, Any], where: str) -> T:
+    """A dataclass from a TOML table, nested ones included.
+
+    Raises:
+        UsageError: a key is unknown or missing, or a value has the wrong type.
+    """
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(table) - set(hints))
+    if unknown:
+        raise UsageError(f"{where}: there is no setting {unknown[0]!r}.", f"Known: {', '.join(sorted(hints))}.")
+    try:
+        return kind(**{key: _convert(hints[key], value, f"{where}: {key}") for key, value in table.items()})
+    except TypeError as error:
+        raise UsageError(f"{where}: {error}.", "Add what is missing.") from error
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        return build_config(typing.cast(type, hint), value, where)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        is_fine = value in arguments
+    elif origin is tuple and isinstance(value, list):
+        is_open = len(arguments) == 2 and arguments[1] is Ellipsis
+        kinds = arguments[:1] * len(value) if is_open else arguments
+        if len(kinds) == len(value):
+            return tuple(_convert(kind, item, where) for kind, item in zip(kinds, value, strict=True))
+        is_fine = False
+    elif origin is types.UnionType:
+        is_fine = any(option is not type(None) and isinstance(value, option) for option in arguments)
+    elif origin is dict:
+        is_fine = isinstance(value, dict)
+    elif hint is float:
+        is_fine = isinstance(value, int | float) and not isinstance(value, bool)
+        value = float(value) if is_fine else value
+    else:
+        is_fine = isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+    if not is_fine:
+        raise UsageError(f"{where} = {value!r} is not possible.", f"Give {hint}.")
+    return value

@@ -1,0 +1,227 @@
+"""The trainable model: its parts, where they start from, and how they become a checkpoint that upscales."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from flashvsr_cli.errors import WeightsError
+from flashvsr_cli.model.config import DiTConfig, LowResProjectionConfig, TinyDecoderConfig, VAEDecoderConfig
+from flashvsr_cli.model.dit import DiT
+from flashvsr_cli.model.loading import iter_tensors, load_state_dicts, save_single_file
+from flashvsr_cli.model.lq_projection import BLOCK, LowResProjection
+from flashvsr_cli.model.network import build_network
+from flashvsr_cli.model.stream import Network
+from flashvsr_cli.model.tiny_decoder import CONDITION_BLOCK, TGrow, TinyDecoder
+from flashvsr_cli.model.traits import RESIDUAL, Traits
+from flashvsr_cli.model.vae_decoder import VAEDecoder
+from flashvsr_cli.options import Settings, Version
+from flashvsr_cli.schedule import FRAMES_PER_LATENT
+from flashvsr_cli.train.config import ModelConfig
+from flashvsr_cli.train.encoder import LatentEncoder
+from flashvsr_cli.train.lora import merge_state
+from flashvsr_cli.train.sharpen import can_sharpen, start_as_sharpening
+from flashvsr_cli.train.wan_encoder import WanEncoder
+from flashvsr_cli.weights import Checkpoint, find_in_folder, resolve_checkpoint
+from flashvsr_cli.weights_registry import ROLES, Role
+
+TRAINED_VERSION: Version = "v1.1"
+"""The cache rule of everything trained here: plain causal convolutions."""
+
+MODEL_FILE = "model.safetensors"
+ENCODER_FILE = "encoder.safetensors"
+"""What a finished stage leaves in its folder for the next one."""
+
+CONDITION_CHANNELS = 3 * FRAMES_PER_LATENT * CONDITION_BLOCK**2
+
+
+class ScoreModel(nn.Module):
+    """A transformer and the projection that conditions it."""
+
+    def __init__(self, dit: DiT, projection: LowResProjection) -> None:
+        super().__init__()
+        self.dit = dit
+        self.projection = projection
+
+
+class Parts(nn.Module):
+    """Everything a stage may need; which of it learns is the stage's choice.
+
+    Attributes:
+        generator: the model that upscales.
+        decoder: latents and low-resolution frames to frames.
+        encoder: frames to latents; needed in training only.
+        vae: the full decoder, where the checkpoint has one.
+        prompt: the fixed prompt (1, n_text, text_dim).
+        traits: what the tensors' shapes do not say.
+    """
+
+    prompt: Tensor
+
+    def __init__(
+        self,
+        generator: ScoreModel,
+        decoder: TinyDecoder,
+        encoder: LatentEncoder | WanEncoder,
+        prompt: Tensor,
+        traits: Traits,
+        vae: VAEDecoder | None = None,
+    ) -> None:
+        super().__init__()
+        self.generator = generator
+        self.decoder = decoder
+        self.encoder = encoder
+        self.vae = vae
+        self.register_buffer("prompt", prompt)
+        self.traits = traits
+
+
+def role_states(state: Mapping[str, Tensor], scale: float) -> dict[Role, dict[str, Tensor]]:
+    """Tensors per role under the released files' keys, from the state dict of `Parts`, adapters merged.
+
+    Args:
+        state: of the whole module.
+        scale: of the adapters; of no meaning without any.
+    """
+
+    def under(prefix: str) -> dict[str, Tensor]:
+        return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+
+    return {
+        "dit": merge_state(under("generator.dit."), scale),
+        "lq_projection": under("generator.projection."),
+        "tiny_decoder": under("decoder."),
+        "prompt": {"posi_prompt": state["prompt"]},
+    }
+
+
+def build_random(config: ModelConfig, settings: Settings, seed: int) -> Parts:
+    """Parts of the given sizes with random weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        sizes = DiTConfig(
+            config.dim,
+            config.dim // config.head_dim,
+            config.n_blocks,
+            config.ffn_dim,
+            config.freq_dim,
+            config.text_dim,
+            config.latent_channels,
+        )
+        dit = DiT(sizes)
+        for name, weight in dit.named_parameters():
+            if name.endswith("modulation"):
+                nn.init.normal_(weight, std=config.dim**-0.5)
+        projection = LowResProjection(
+            LowResProjectionConfig(3 * BLOCK**2, *config.projection, config.dim, 1), TRAINED_VERSION
+        )
+        residual = config.decoder_output == RESIDUAL
+        decoder = TinyDecoder(TinyDecoderConfig(CONDITION_CHANNELS + config.latent_channels, config.decoder, residual))
+        _initialise_decoder(decoder, config.decoder)
+        encoder = LatentEncoder(config.encoder, config.latent_channels)
+        prompt = torch.randn(1, config.n_text, config.text_dim)
+    traits = Traits(config.head_dim, config.decoder_output, settings)
+    return Parts(ScoreModel(dit, projection), decoder, encoder, prompt, traits)
+
+
+def _initialise_decoder(decoder: TinyDecoder, channels: tuple[int, ...]) -> None:
+    """Keep the signal's size through two dozen layers, where PyTorch's own scheme lets it fade to nothing."""
+    for layer in decoder.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        if isinstance(layer, TGrow):
+            nn.init.kaiming_normal_(layer.conv.weight, nonlinearity="linear")
+    if can_sharpen(decoder, channels):
+        start_as_sharpening(decoder)
+    elif decoder.predicts_residual:
+        # Starts as the plain enlargement.
+        nn.init.zeros_(cast(nn.Conv2d, decoder.decoder[26]).weight)
+
+
+def load_parts(source: str, settings: Settings, config: ModelConfig, seed: int) -> Parts:
+    """Parts from a single file or a folder in the released layout; an encoder of its own or the Wan VAE's.
+
+    Raises:
+        WeightsError: a file is missing or damaged.
+    """
+    trained = Path(source) / MODEL_FILE
+    checkpoint = resolve_checkpoint(str(trained) if trained.is_file() else source, decoder="tiny")
+    states = load_state_dicts(checkpoint, ("dit", "lq_projection", "tiny_decoder", "prompt"), dtype=torch.float32)
+    traits = Traits.of(checkpoint.metadata)
+    dit = DiT(DiTConfig.of(states["dit"], traits.head_dim))
+    dit.load_state_dict(states["dit"])
+    projection = LowResProjection(LowResProjectionConfig.of(states["lq_projection"]), checkpoint.version)
+    projection.load_state_dict(states["lq_projection"])
+    residual = traits.decoder_output == RESIDUAL
+    decoder = TinyDecoder(TinyDecoderConfig.of(states["tiny_decoder"], predicts_residual=residual))
+    decoder.load_state_dict(states["tiny_decoder"])
+    vae_state = None if config.encoder else _vae_state(checkpoint, config.vae)
+    encoder: LatentEncoder | WanEncoder
+    vae = None
+    if config.encoder:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            encoder = LatentEncoder(config.encoder, dit.config.latent_channels)
+        trained = next(iter(checkpoint.files.values())).parent / ENCODER_FILE
+        if trained.is_file():
+            encoder.load_state_dict(dict(iter_tensors(trained)))
+    elif vae_state is None:
+        raise WeightsError(
+            f"{source} has no Wan VAE to make latents with.",
+            "Set model.vae to Wan2.1_VAE.pth, or model.encoder for an encoder of its own.",
+        )
+    else:
+        encoder = WanEncoder.of(vae_state)
+        decoder_state = {key: x for key, x in vae_state.items() if key.startswith(("decoder.", "conv2."))}
+        vae = VAEDecoder(VAEDecoderConfig.of(decoder_state))
+        vae.load_state_dict(decoder_state)
+    return Parts(
+        ScoreModel(dit, projection),
+        decoder,
+        encoder,
+        states["prompt"]["posi_prompt"],
+        Traits(traits.head_dim, traits.decoder_output, settings),
+        vae,
+    )
+
+
+def _vae_state(checkpoint: Checkpoint, location: str) -> dict[str, Tensor] | None:
+    """The whole Wan VAE: the given file, or the one beside the checkpoint's."""
+    beside = find_in_folder(next(iter(checkpoint.files.values())).parent, "vae")
+    path = Path(location) if location else beside
+    return None if path is None else {key: x.float() for key, x in iter_tensors(path)}
+
+
+def network_of(states: Mapping[Role, Mapping[str, Tensor]], traits: Traits, device: torch.device) -> Network:
+    """A network around copies of role states, in float32."""
+    copies: dict[Role, dict[str, Tensor]] = {
+        role: {key: x.detach().to(device, torch.float32, copy=True) for key, x in state.items()}
+        for role, state in states.items()
+    }
+    return build_network(copies, dict.fromkeys(ROLES, "the trained model"), TRAINED_VERSION, traits)
+
+
+def export(
+    path: Path, states: Mapping[Role, Mapping[str, Tensor]], traits: Traits, dtype: torch.dtype, facts: dict[str, Any]
+) -> None:
+    """Write the single file that `flashvsr upscale --model` takes."""
+    tensors = {role: {key: x.detach().cpu().to(dtype) for key, x in state.items()} for role, state in states.items()}
+    metadata = {key: str(value) for key, value in facts.items()}
+    save_single_file(path, tensors, {**metadata, **traits.to_metadata(), "version": TRAINED_VERSION})
+
+
+def pack_model(run: Path, output: Path, dtype: str, facts: Mapping[str, str]) -> None:
+    """Write a finished run's model as one file in another number format, with its recipe in the header.
+
+    Raises:
+        WeightsError: the folder holds no model, or the file cannot be written.
+    """
+    checkpoint = resolve_checkpoint(str(run / MODEL_FILE), decoder="tiny")
+    states = load_state_dicts(checkpoint, ("dit", "lq_projection", "tiny_decoder", "prompt"))
+    traits = Traits.of(checkpoint.metadata)
+    recipe = {key: value for key, value in checkpoint.metadata.items() if key in ("stage", "steps", "config")}
+    export(output, states, traits, getattr(torch, dtype), {**recipe, **facts})

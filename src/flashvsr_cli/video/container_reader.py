@@ -1,0 +1,344 @@
+"""Video files and streams that FFmpeg can demux, through PyAV."""
+
+from collections import deque
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from av.error import EOFError as AvEOFError
+from av.error import FFmpegError
+
+from flashvsr_cli.errors import InputError
+from flashvsr_cli.options import InputOptions
+from flashvsr_cli.video import truncation
+from flashvsr_cli.video.alpha import read_alpha
+from flashvsr_cli.video.cut import Cut, count_within, is_cut, nothing_left
+from flashvsr_cli.video.deinterlacer import Deinterlacer, note_interlacing
+from flashvsr_cli.video.faults import reason
+from flashvsr_cli.video.frame import Frame
+from flashvsr_cli.video.hdr import read_hdr
+from flashvsr_cli.video.info import ColorTags, SourceInfo
+from flashvsr_cli.video.mp4 import movie_duration
+from flashvsr_cli.video.opening import (
+    count_frames,
+    not_streamable,
+    open_container,
+    pick_decoder,
+    pick_stream,
+    pick_tracks,
+    stated_duration,
+)
+from flashvsr_cli.video.orientation import Orientation, read_orientation
+from flashvsr_cli.video.pipes import InterruptedPipeError, PipeInput
+from flashvsr_cli.video.pixel_format import describe_pixel_format
+from flashvsr_cli.video.pixels import ToRgb, resolve_color, unconvertible_matrix
+from flashvsr_cli.video.siting import UNMARKED_DECODERS, Siting
+from flashvsr_cli.video.source import SourceBase
+from flashvsr_cli.video.timestamps import DecodeTimes, LostPictures, Timestamps
+from flashvsr_cli.video.tracks import CopiedTracks, describe_track
+
+DECODE_ORDER_CONTAINERS = ("avi",)
+MAX_READ_ERRORS_IN_A_ROW = 32
+# What comes after a cut's end is read this much further: tracks lie beside each other, but not exactly.
+INTERLEAVING_S = 5
+_Place = tuple[int, int | None]  # time and duration
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A decoded picture whose successor is not known yet."""
+
+    picture: av.VideoFrame
+    pts: int
+    stated_duration: int | None
+
+
+class ContainerSource(SourceBase):
+    """One video stream of a container, its first frame decoded when it is opened.
+
+    Args:
+        name: what messages call the input.
+        media: a path, or standard input.
+        options: may override the frame rate that is reported, and cut the clip.
+
+    Raises:
+        InputError: if it is no media, has no video, cannot be decoded, or is cut short.
+    """
+
+    def __init__(self, name: str, media: Path | PipeInput, options: InputOptions) -> None:
+        super().__init__()
+        self._name = name
+        self._media = media
+        self._options = options
+        self._container = open_container(name, media, options)
+        try:
+            self._stream = pick_stream(name, self._container, options, self.notices)
+            if isinstance(media, Path):
+                truncation.check_file_is_whole(name, media, self._container, self._stream)
+            self.tracks = CopiedTracks(pick_tracks(name, self._container, self._stream, self.notices))
+            self._decoder = pick_decoder(self._stream)
+            self._decode_times = DecodeTimes() if self._container.format.name in DECODE_ORDER_CONTAINERS else None
+            self._lost = LostPictures()
+            self._n_packets = 0
+            self._time_base = Fraction(self._stream.time_base or Fraction(1, av.time_base))
+            self._packets = self._iter_packets()
+            self._pictures = self._iter_pictures()
+            first = next(self._pictures, None)
+            if first is None:
+                raise InputError(f"{name} has a video track, but no frame of it can be decoded.", truncation.NEXT_STEP)
+            self._first: av.VideoFrame | None = first
+            self._orientation = self._find_orientation(first)
+            self.info = self._describe(first, options)
+            self._deinterlacer = Deinterlacer(options.deinterlace)
+            self._timestamps = Timestamps(self.info.time_base, self.info.frame_rate)
+            begin = first.pts if self._decode_times is None else self._decode_times.peek()
+            self._cut = Cut.of(options, begin or 0, self._time_base)
+            self.chapters = self._cut.cut_chapters(self._container.chapters(), self._time_base)
+            self.tracks.cut(self._cut, self._time_base)
+        except BaseException:
+            self._container.close()
+            raise
+        self._stored_size = (first.height, first.width)
+        self._stored_format = first.format.name
+        siting: Siting | None = "left" if self._decoder.name in UNMARKED_DECODERS else None
+        self._to_rgb = ToRgb(resolve_color(self.info.color, first.format.name, self._stored_size), siting=siting)
+
+    def __iter__(self) -> Iterator[Frame]:
+        """The frames, each held back until the time of the next is known: that difference is its duration."""
+        cut, n_frames = self._cut, 0
+        for held, duration in self._timed_pictures():
+            if cut.begins_after(held.pts):
+                continue
+            if cut.ends_before(held.pts, n_frames):
+                self._finish_tracks(held.pts)
+                break
+            n_frames += 1
+            yield self._to_frame(held, cut.clip(held.pts, duration))
+        else:
+            self._check_all_came()
+        if not n_frames:
+            raise nothing_left(self._name, self._options)
+        self._note_damage()
+
+    def interrupt(self) -> None:
+        """Makes a read that waits for a pipe give up."""
+        if isinstance(self._media, PipeInput):
+            self._media.interrupt()
+
+    def close(self) -> None:
+        """Closes the container."""
+        self._pictures.close()
+        self._packets.close()
+        self._first = None
+        self._container.close()
+
+    def _iter_packets(self) -> Generator[av.Packet, None, None]:
+        """Packets of all streams in use; damaged stretches are counted and passed over."""
+        wanted = [self._stream, *(s for s in self.tracks.streams if s.type != "attachment")]
+        n_errors = 0
+        while True:
+            try:
+                for packet in self._container.demux(wanted):
+                    n_errors = 0
+                    yield packet
+                return
+            except InterruptedPipeError:
+                raise
+            except FFmpegError as error:
+                n_errors += 1
+                self.counters.corrupt_packets += 1
+                if isinstance(self._media, PipeInput) and not self._n_packets:
+                    raise not_streamable(self._name) from error
+                if not isinstance(error, ValueError) or n_errors > MAX_READ_ERRORS_IN_A_ROW:
+                    raise InputError(
+                        f"{self._name} cannot be read past frame {self._n_packets}: {reason(error)}.",
+                        truncation.NEXT_STEP,
+                    ) from error
+
+    def _iter_pictures(self) -> Generator[av.VideoFrame, None, None]:
+        for packet in self._packets:
+            is_flush = not packet.size and packet.dts is None and packet.pts is None
+            if packet.stream is not self._stream:
+                if not is_flush:
+                    self.tracks.put(packet)
+                continue
+            if not is_flush:
+                self._n_packets += 1
+                if not packet.size:
+                    continue  # An empty packet means "as before"; to a decoder it would mean the end.
+                self.counters.corrupt_packets += packet.is_corrupt
+                if self._decode_times is not None:
+                    self._decode_times.put(packet.dts)
+                elif not packet.is_discard:
+                    self._lost.expect(packet.pts)
+            try:
+                yield from self._decoder.decode(packet)
+            except AvEOFError:
+                return
+            except FFmpegError:
+                self.counters.corrupt_packets += 1
+                self._lost.report_error()
+                if self._decode_times is not None:
+                    self._decode_times.lose(packet.dts)
+
+    def _timed_pictures(self) -> Iterator[tuple[_Held, int | None]]:
+        """Each picture with the time until the next one."""
+        held: _Held | None = None
+        for picture in self._placed_pictures():
+            if held is not None:
+                yield held, picture.pts - held.pts
+            held = picture
+        if held is not None:
+            yield held, self._last_duration(held)
+
+    def _placed_pictures(self) -> Iterator[_Held]:
+        """Pictures in display order with their times, deinterlaced; lost ones are replaced by the one before."""
+        places: deque[_Place] = deque()
+        before: av.VideoFrame | None = None
+        for picture in self._all_pictures():
+            self._check_form(picture)
+            lost = self._lost.before(picture.pts) if picture.pts is not None else []
+            stated = self._decode_times.take() if self._decode_times is not None else picture.pts
+            duration = picture.duration
+            if before is not None:  # Before the first picture there is nothing to repeat: the clip begins later.
+                yield from self._repeated(before, lost, places)
+            places.append(self._timestamps.assign(stated, duration))
+            self.counters.repaired_timestamps = self._timestamps.n_repaired
+            before = picture
+            for done in self._deinterlacer.push(picture):
+                yield _Held(done, *places.popleft())
+        if before is not None:
+            yield from self._repeated(before, self._lost.before(None), places)
+        for done in self._deinterlacer.flush():
+            yield _Held(done, *places.popleft())
+
+    def _repeated(self, picture: av.VideoFrame, times: list[int], places: deque[_Place]) -> Iterator[_Held]:
+        """A picture once more for each of the times."""
+        for pts in times:
+            places.append(self._timestamps.assign(pts, None))
+            self.counters.repeated_frames += 1
+            for done in self._deinterlacer.push(picture):
+                yield _Held(done, *places.popleft())
+
+    def _all_pictures(self) -> Iterator[av.VideoFrame]:
+        first, self._first = self._first, None
+        if first is not None:
+            yield first
+        del first
+        yield from self._pictures
+
+    def _check_form(self, picture: av.VideoFrame) -> None:
+        if (picture.height, picture.width) != self._stored_size or picture.format.name != self._stored_format:
+            raise InputError(
+                f"{self._name} changes its picture at frame {self.counters.frames} from "
+                f"{self._stored_size[1]}x{self._stored_size[0]} {self._stored_format} to "
+                f"{picture.width}x{picture.height} {picture.format.name}.",
+                "Split it there, or convert it to one size first.",
+            )
+
+    def _to_frame(self, held: _Held, duration: int | None) -> Frame:
+        self.counters.corrupt_frames += held.picture.is_corrupt
+        self.counters.frames += 1
+        alpha = read_alpha(held.picture) if self.info.has_alpha else None
+        return Frame(
+            self._orientation.apply(self._to_rgb(held.picture)),
+            held.pts - self._cut.shift,
+            duration,
+            None if alpha is None else self._orientation.apply(alpha),
+        )
+
+    def _finish_tracks(self, end: int) -> None:
+        """Reads what belongs to the other tracks of a stretch that ends at tick `end`."""
+        self.tracks.end_at(end * self._time_base)
+        for packet in self._packets:
+            ticks = packet.dts if packet.dts is not None else packet.pts
+            if ticks is None or packet.time_base is None:
+                continue
+            if ticks * Fraction(packet.time_base) > end * self._time_base + INTERLEAVING_S:
+                return
+            if packet.stream is not self._stream:
+                self.tracks.put(packet)
+
+    def _last_duration(self, held: _Held) -> int | None:
+        """The last picture's duration: as stated, but MP4 states distances of decoding times where pictures reorder.
+
+        The movie's own duration then bounds it, and is exact if there is no other track.
+        """
+        is_indexed = truncation.is_indexed(self._container.format.name)
+        if not is_indexed or not self._stream.codec_context.has_b_frames or not isinstance(self._media, Path):
+            return held.stated_duration
+        end_s = movie_duration(self._media)
+        duration = 0 if end_s is None else round(end_s / self._time_base) - held.pts
+        if duration <= 0:
+            return held.stated_duration
+        is_alone = len(self._container.streams) == 1
+        return duration if is_alone else min(held.stated_duration or duration, duration)
+
+    def _check_all_came(self) -> None:
+        if truncation.is_indexed(self._container.format.name):
+            n_promised = len(self._stream.index_entries)
+            if self._n_packets < n_promised:
+                raise truncation.cut_short(self._name, self._n_packets, str(n_promised))
+
+    def _find_orientation(self, picture: av.VideoFrame) -> Orientation:
+        orientation = read_orientation(picture)
+        if orientation is None:
+            self.notices.append(f"{self._name} asks to be turned by an odd angle; its pictures are left as stored.")
+            return Orientation()
+        return orientation
+
+    def _describe(self, picture: av.VideoFrame, options: InputOptions) -> SourceInfo:
+        stream, container = self._stream, self._container
+        described = describe_pixel_format(picture.format.name)
+        color = ColorTags(picture.color_range, picture.color_primaries, picture.color_trc, picture.colorspace)
+        rate = options.frame_rate or stream.average_rate or stream.guessed_rate or None
+        duration = stated_duration(stream, container)
+        n_frames, is_exact = count_frames(stream, container, duration, rate)
+        if is_cut(options):
+            n_frames, _ = count_within(options, n_frames, rate)
+            is_exact, duration = False, None
+        ratio = stream.sample_aspect_ratio or self._decoder.sample_aspect_ratio or None
+        if ratio is not None and self._orientation.swaps_sides:
+            ratio = 1 / ratio
+        self._note_losses(picture, color)
+        return SourceInfo(
+            name=self._name,
+            kind="video",
+            size=self._orientation.apply_to_size((picture.height, picture.width)),
+            time_base=self._time_base,
+            pix_fmt=picture.format.name,
+            bit_depth=described.bits,
+            codec=stream.codec_context.name,
+            container=container.format.name,
+            n_frames=n_frames,
+            n_frames_is_exact=is_exact,
+            frame_rate=Fraction(rate) if rate else None,
+            duration=duration,
+            color=color,
+            hdr=read_hdr(picture),
+            sample_aspect_ratio=Fraction(ratio) if ratio else None,
+            rotation=90 * self._orientation.quarter_turns,
+            is_mirrored=self._orientation.is_mirrored,
+            is_interlaced=picture.interlaced_frame,
+            has_alpha=described.has_alpha,
+            tracks=tuple(describe_track(s) for s in container.streams if s is not stream),
+            metadata=tuple(container.metadata.items()),
+            video_metadata=tuple(stream.metadata.items()),
+        )
+
+    def _note_damage(self) -> None:
+        counters = self.counters
+        if counters.corrupt_packets or counters.corrupt_frames:
+            self.notices.append(
+                f"{self._name} is damaged: {counters.corrupt_packets} packets cannot be read, "
+                f"{counters.corrupt_frames} frames come out damaged, "
+                f"{counters.repeated_frames} repeat the one before in place of a lost one."
+            )
+
+    def _note_losses(self, picture: av.VideoFrame, color: ColorTags) -> None:
+        note_interlacing(self._name, picture.interlaced_frame, self._options, self.notices)
+        matrix = unconvertible_matrix(color, picture.format.name)
+        if matrix is not None:
+            self.notices.append(f"The colour matrix {matrix} of {self._name} is not supported; colours may be off.")

@@ -1,0 +1,251 @@
+"""Video files and Matroska streams, encoded and muxed through PyAV."""
+
+from fractions import Fraction
+from math import lcm
+from typing import Any
+
+import av
+from av.error import FFmpegError
+
+from flashvsr_cli.errors import OutputError
+from flashvsr_cli.geometry import Size
+from flashvsr_cli.video.alpha import AlphaEnlarger
+from flashvsr_cli.video.encoding import Encoding
+from flashvsr_cli.video.faults import output_faults, reason
+from flashvsr_cli.video.frame import Frame
+from flashvsr_cli.video.pixel_format import describe_pixel_format
+from flashvsr_cli.video.pixels import FromRgb, resolve_color
+from flashvsr_cli.video.sink import SinkBase
+from flashvsr_cli.video.siting import Siting, is_subsampled
+from flashvsr_cli.video.source import Source
+from flashvsr_cli.video.storage import output_color
+from flashvsr_cli.video.targets import ByteTarget
+from flashvsr_cli.video.track_writer import TrackChoices, TrackWriter
+
+MUX_BUFFER_BYTES = 2**18
+MOV_FORMATS = ("mp4", "mov", "ipod")
+MAX_TIMESCALE = 2**31 - 1
+# Until it is complete, the file is a row of fragments, readable up to the last one whatever happens; the trailer then
+# turns it into a regular file in place. `delay_moov` keeps the edit list of pictures that reorder.
+MOV_FLAGS = "+hybrid_fragmented+delay_moov"
+FRAGMENT_S, CLUSTER_S = 1, 1
+DEFAULT_RATE = Fraction(25)
+MAX_REORDERED_FRAMES = 64
+MUXERS_WITHOUT_CHAPTERS = ("mpegts", "avi", "flv")
+MUXERS_WITHOUT_TITLE = ("mpegts",)
+# PyAV cannot give a container the pixel aspect; these write it into their own stream.
+CODECS_WITH_ASPECT = ("libx264", "libx264rgb", "libx265", "h264_nvenc", "hevc_nvenc", "mpeg4", "mpeg2video")
+CARD_SUFFIXES = ("_nvenc", "_qsv", "_amf", "_vaapi", "_videotoolbox", "_v4l2m2m", "_vulkan")
+# Written by the muxer itself, or true of the input file only.
+CONTAINER_ONLY_METADATA = ("major_brand", "minor_version", "compatible_brands", "encoder", "duration")
+KEPT_VIDEO_METADATA = ("language", "title", "timecode", "handler_name", "reel_name", "comment")
+
+
+class ContainerSink(SinkBase):
+    """Encodes frames and copies the source's other tracks into one container.
+
+    The encoder is opened and the header written by the constructor, so that what cannot work fails before any frame
+    is computed.
+
+    Args:
+        name: what messages call the output.
+        target: where the bytes go; removed again if the constructor fails.
+        muxer: FFmpeg's name of the container.
+        source: gives times, colours and tracks.
+        size: (height, width) of the frames.
+        encoding: how to encode.
+        choices: what becomes of the other tracks.
+
+    Raises:
+        OutputError: if the encoder or the container refuses.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        target: ByteTarget,
+        muxer: str,
+        source: Source,
+        size: Size,
+        encoding: Encoding,
+        choices: TrackChoices,
+    ) -> None:
+        super().__init__(size, is_deep=source.info.bit_depth > 8)
+        self._name = name
+        self._target = target
+        self._encoding = encoding
+        self._time_base = source.info.time_base
+        self._durations: dict[int, int] = {}
+        self._n_next = 0
+        self._first_pts: int | None = None
+        self._longest = 1
+        self.notices.extend(encoding.notices)
+        self.color = output_color(source.info, encoding.pix_fmt, size)
+        self._siting: Siting = "center" if encoding.pix_fmt.startswith("yuvj") else "left"
+        color = resolve_color(self.color, encoding.pix_fmt, size)
+        self._from_rgb = FromRgb(encoding.pix_fmt, color, siting=self._siting)
+        self._has_alpha = source.info.has_alpha and describe_pixel_format(encoding.pix_fmt).has_alpha
+        self._enlarge_alpha = AlphaEnlarger(size)
+        try:
+            with output_faults(name):
+                self._container = av.open(
+                    target,
+                    "w",
+                    format=muxer,
+                    buffer_size=MUX_BUFFER_BYTES,
+                    container_options=_muxer_options(muxer, source),
+                )
+                self._stream = self._add_video(source, size)
+                title = f"{name} ({muxer})"
+                self._tracks = TrackWriter(self._container, source.tracks, title, choices, self.notices)
+                self._copy_metadata(source)
+                self._write_header(size)
+        except BaseException:
+            target.abort()
+            raise
+
+    def write(self, frame: Frame) -> None:
+        """Encodes a frame and moves the other tracks up to its time."""
+        with output_faults(self._name):
+            picture = self._from_rgb(frame.image, self._enlarge_alpha(frame.alpha) if self._has_alpha else None)
+            picture.pts = self._n_next if frame.pts is None else frame.pts
+            picture.time_base = self._time_base
+            self._first_pts = picture.pts if self._first_pts is None else self._first_pts
+            self._longest = max(self._longest, frame.duration or 1)
+            self._n_next = picture.pts + (frame.duration or 1)
+            if frame.duration:
+                self._durations[picture.pts] = frame.duration
+            self._mux(self._stream.encode(picture))
+            self._tracks.copy(picture.pts * self._time_base)
+        self.n_frames += 1
+
+    def commit(self) -> None:
+        """Flushes the encoder, moves what is left of the other tracks, writes the trailer, renames."""
+        if not self.n_frames:
+            raise OutputError(f"{self._name} would have no frames.", "Check the input.")
+        with output_faults(self._name):
+            self._mux(self._stream.encode(None))
+            self.notices.extend(self._tracks.finish())
+            self._container.close()
+            self._target.commit()
+
+    def abort(self) -> None:
+        """Removes the temporary unless it was committed."""
+        self._target.abort()
+
+    def interrupt(self) -> None:
+        """Makes a write that waits for a pipe give up."""
+        self._target.interrupt()
+
+    def facts(self) -> dict[str, Any]:
+        """What was written."""
+        return {
+            "name": self._name,
+            "codec": self._encoding.codec,
+            "pix_fmt": self._encoding.pix_fmt,
+            "encoder_options": dict(self._encoding.options),
+            "color": self.color.names(),
+            "frames": self.n_frames,
+            "bytes": self._target.n_bytes,
+            "copied_tracks": self._tracks.n_tracks,
+            "copied_packets": self._tracks.n_packets,
+        }
+
+    def _add_video(self, source: Source, size: Size) -> av.VideoStream:
+        info = source.info
+        options = dict(self._encoding.options)
+        if is_subsampled(self._encoding.pix_fmt):
+            options.setdefault("chroma_sample_location", self._siting)
+        try:
+            stream: Any = self._container.add_stream(
+                self._encoding.codec, rate=_encoder_rate(info.frame_rate), options=options
+            )
+        except ValueError as error:
+            raise OutputError(
+                f"{self._name} cannot hold video encoded by {self._encoding.codec}.",
+                "Use another --codec, or give the output the extension .mkv.",
+            ) from error
+        context = stream.codec_context
+        stream.width, stream.height = size[1], size[0]
+        stream.pix_fmt = self._encoding.pix_fmt
+        stream.time_base = context.time_base = self._time_base
+        stream.thread_type = "AUTO"
+        if info.sample_aspect_ratio:
+            context.sample_aspect_ratio = info.sample_aspect_ratio
+        context.color_range, context.colorspace = self.color.range, self.color.matrix
+        context.color_primaries, context.color_trc = self.color.primaries, self.color.transfer
+        return stream
+
+    def _copy_metadata(self, source: Source) -> None:
+        own = {k: v for k, v in source.info.video_metadata if k.lower() in KEPT_VIDEO_METADATA}
+        self._stream.metadata.update(own)
+        kept = {k: v for k, v in source.info.metadata if k.lower() not in CONTAINER_ONLY_METADATA}
+        self._container.metadata.update(kept)
+        if source.chapters:
+            self._container.set_chapters(source.chapters)
+        muxer, lost = self._container.format.name, []
+        lost += ["chapters"] if source.chapters and muxer in MUXERS_WITHOUT_CHAPTERS else []
+        lost += ["title"] if muxer in MUXERS_WITHOUT_TITLE and any(k.lower() == "title" for k in kept) else []
+        is_square = source.info.sample_aspect_ratio in (None, 1)
+        lost += [] if is_square or self._encoding.codec in CODECS_WITH_ASPECT else ["shape of its pixels"]
+        self.notices.extend(f"{self._name} ({muxer}) does not state the {what}: left out." for what in lost)
+
+    def _write_header(self, size: Size) -> None:
+        try:
+            self._stream.codec_context.open()
+        except (FFmpegError, ValueError) as error:
+            if self._encoding.codec.endswith(CARD_SUFFIXES):
+                raise OutputError(
+                    f"{self._encoding.codec} does not work on this machine: {reason(error)}.",
+                    "It needs a graphics card that has it, and its driver; libx264, libx265 and libsvtav1 need none.",
+                ) from error
+            raise OutputError(
+                f"{self._encoding.codec} cannot encode {size[1]}x{size[0]} {self._encoding.pix_fmt} "
+                f"with {self._encoding.options}: {reason(error)}.",
+                "Check --preset, --crf, --pix-fmt and --encoder-option, or use another --codec.",
+            ) from error
+        try:
+            self._container.start_encoding()
+        except FFmpegError as error:
+            self._tracks.refuse_sound(error)
+            raise
+
+    def _is_absurd(self, dts: int) -> bool:
+        """Whether a decoding time lies further back than encoders reorder: libx265 can, with one or two frames."""
+        if self._first_pts is None:
+            return False
+        return dts < self._first_pts - MAX_REORDERED_FRAMES * self._longest
+
+    def _mux(self, packets: list[av.Packet]) -> None:
+        for packet in packets:
+            if packet.pts is not None and packet.dts is not None and self._is_absurd(packet.dts):
+                packet.dts = packet.pts
+            if packet.pts is not None:
+                duration = self._durations.pop(packet.pts, None)
+                if duration:
+                    packet.duration = duration
+            self._container.mux_one(packet)
+
+
+def _encoder_rate(rate: Fraction | None) -> Fraction:
+    return (rate or DEFAULT_RATE).limit_denominator(2**20)
+
+
+def _muxer_options(muxer: str, source: Source) -> dict[str, str]:
+    """How the container is written so that a file cut short can be read, and with exact times.
+
+    MP4 states start offsets in the movie's own timescale, by default milliseconds: make it hold every track's.
+    """
+    if muxer == "matroska":
+        return {"cluster_time_limit": str(CLUSTER_S * 1000)}
+    if muxer not in MOV_FORMATS:
+        return {}
+    timescale = source.info.time_base.denominator
+    for stream in source.tracks.streams:
+        common = lcm(timescale, stream.time_base.denominator) if stream.time_base else timescale
+        timescale = common if common <= MAX_TIMESCALE else timescale
+    return {
+        "movie_timescale": str(min(max(timescale, 1000), MAX_TIMESCALE)),
+        "movflags": MOV_FLAGS,
+        "frag_duration": str(FRAGMENT_S * 1_000_000),
+    }

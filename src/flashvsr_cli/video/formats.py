@@ -1,0 +1,12 @@
+"""Which files are media, by the suffixes people give them."""
+
+from flashvsr_cli.video.images import IMAGE_SUFFIXES as IMAGES
+
+IMAGE_SUFFIXES = frozenset(IMAGES)
+VIDEO_SUFFIXES = frozenset(
+    f".{name}"
+    for name in (
+        *("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ts", "m2ts", "mts", "vob"),
+        *("wmv", "flv", "ogv", "3gp", "mxf", "gif", "y4m"),
+    )
+)

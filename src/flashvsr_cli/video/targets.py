@@ -1,0 +1,187 @@
+"""Files and folders that appear under their final name only when complete."""
+
+import os
+import re
+import shutil
+import stat
+import uuid
+from pathlib import Path
+from typing import Protocol
+
+from flashvsr_cli.errors import OutputError
+from flashvsr_cli.video.pipes import Writable
+
+MAX_STEM_CHARS = 40
+
+
+class ByteTarget(Protocol):
+    """A file or pipe that is filled and then ends with `commit` or `abort`."""
+
+    n_bytes: int
+
+    def write(self, data: Writable) -> int:
+        """Writes all of `data`."""
+        ...
+
+    def commit(self) -> None:
+        """Makes the output final."""
+        ...
+
+    def abort(self) -> None:
+        """Removes what can be removed, unless it was committed. Idempotent."""
+        ...
+
+    def interrupt(self) -> None:
+        """Makes a blocked write give up; may be called from any thread."""
+        ...
+
+
+def temporary_beside(target: Path) -> Path:
+    """A hidden name in the same folder, unique to this process, with the target's extension."""
+    mark = f".part-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    return target.with_name(f".{target.stem[:MAX_STEM_CHARS]}{mark}{target.suffix}")
+
+
+def prepare_target(location: str) -> Path:
+    """The file that `location` stands for, with links followed.
+
+    Raises:
+        OutputError: if its folder does not exist or cannot be written, or if it is not a regular file.
+    """
+    target = Path(os.path.realpath(location))
+    if not target.parent.is_dir():
+        raise OutputError(f"The folder {target.parent} does not exist.", "Create it, or choose another output.")
+    if target.exists() and not stat.S_ISREG(target.stat().st_mode):
+        raise OutputError(f"{location} exists and is not a file.", "Choose another name for the output.")
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"The folder {target.parent} cannot be written.", "Change its permissions, or choose another."
+        )
+    return target
+
+
+class PartFile:
+    """A file written under a temporary name and renamed by `commit`; the file object that PyAV fills.
+
+    Args:
+        target: the final path; its folder exists.
+
+    Raises:
+        OSError: from the constructor if the temporary cannot be made, later from `write`.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.path = temporary_beside(target)
+        self.name = str(self.path)
+        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        self._is_open = True
+        self._is_settled = False
+        self.n_bytes = 0
+
+    @property
+    def closed(self) -> bool:
+        """Whether the descriptor is closed; PyAV then leaves out the trailer when it frees a container."""
+        return not self._is_open
+
+    def readable(self) -> bool:
+        """False: the file protocol."""
+        return False
+
+    def writable(self) -> bool:
+        """True: the file protocol."""
+        return True
+
+    def seekable(self) -> bool:
+        """True: the file protocol."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Moves the position."""
+        return os.lseek(self._fd, offset, whence)
+
+    def tell(self) -> int:
+        """The position."""
+        return os.lseek(self._fd, 0, os.SEEK_CUR)
+
+    def write(self, data: Writable) -> int:
+        """Writes all of `data`."""
+        view = memoryview(data).cast("B")
+        written = 0
+        while written < len(view):
+            written += os.write(self._fd, view[written:])
+        return written
+
+    def interrupt(self) -> None:
+        """Nothing: writing to a file does not wait for anybody."""
+
+    def commit(self) -> None:
+        """Brings the bytes to the disk and gives the file its final name."""
+        os.fsync(self._fd)
+        self.n_bytes = os.fstat(self._fd).st_size
+        self._close()
+        self.path.replace(self.target)
+        self._is_settled = True
+        sync_folder(self.target.parent)
+
+    def abort(self) -> None:
+        """Removes the temporary, unless it has been committed."""
+        self._close()
+        if not self._is_settled:
+            self.path.unlink(missing_ok=True)
+            self._is_settled = True
+
+    def _close(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            os.close(self._fd)
+
+
+class PartFolder:
+    """A folder filled under a temporary name beside its target.
+
+    A sequence is one result: it shows up as a whole or not at all. A target that does not exist yet appears by one
+    rename. Into a folder that exists the files are moved one by one, each whole, after all of them were written.
+
+    Args:
+        target: the final folder; its parent exists.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.path = temporary_beside(target)
+        self._is_settled = False
+        self.path.mkdir()
+
+    def commit(self) -> None:
+        """Gives the folder, or every file in it, its final name."""
+        sync_folder(self.path)
+        if self.target.exists():
+            for path in sorted(self.path.iterdir()):
+                path.replace(self.target / path.name)
+            self.path.rmdir()
+            sync_folder(self.target)
+        else:
+            self.path.rename(self.target)
+        self._is_settled = True
+        sync_folder(self.target.parent)
+
+    def abort(self) -> None:
+        """Removes the temporary folder, unless it has been committed."""
+        if not self._is_settled:
+            shutil.rmtree(self.path)
+            self._is_settled = True
+
+
+def sync_folder(folder: Path) -> None:
+    """Brings a folder's entries to the disk, so that a rename survives a power cut."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def is_temporary_name(name: str) -> bool:
+    """Whether a file name is one that `temporary_beside` makes."""
+    return re.fullmatch(r"\..*\.part-\d+-[0-9a-f]{8}(\.[^.]*)?", name) is not None

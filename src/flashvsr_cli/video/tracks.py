@@ -1,0 +1,148 @@
+"""The tracks beside the pictures, as packets: audio, subtitles, attachments, cover pictures."""
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import av
+from av.stream import Disposition
+
+from flashvsr_cli.video.cut import Cut
+from flashvsr_cli.video.info import TrackInfo
+
+COPIED_KINDS = ("audio", "subtitle", "attachment")
+ADTS_HEADER_BYTES = 7
+
+
+def aac_config(packet: av.Packet | None) -> bytes | None:
+    """The AudioSpecificConfig of AAC that states itself in every packet (ADTS, as in MPEG-TS), or None.
+
+    Containers such as Matroska want it in their header, before the first packet.
+
+    Source: ISO/IEC 13818-7, 6.2 (ADTS) and 14496-3, 1.6.2.1 (AudioSpecificConfig).
+    """
+    head = b"" if packet is None or packet.stream.codec_context.name != "aac" else bytes(packet)[:ADTS_HEADER_BYTES]
+    if len(head) < ADTS_HEADER_BYTES or head[0] != 0xFF or head[1] & 0xF6 != 0xF0:
+        return None
+    object_type = (head[2] >> 6) + 1
+    i_rate = (head[2] >> 2) & 0xF
+    channels = (head[2] & 1) << 2 | head[3] >> 6
+    return (object_type << 11 | i_rate << 7 | channels << 3).to_bytes(2, "big")
+
+
+def is_cover(stream: Any) -> bool:
+    """Whether a stream is a picture that stands for the whole file."""
+    return bool(stream.disposition & Disposition.attached_pic)
+
+
+def describe_track(stream: Any) -> TrackInfo:
+    """The facts about one stream of an input container."""
+    context = stream.codec_context
+    codec = context.name if context is not None else getattr(stream, "name", None)
+    return TrackInfo(
+        index=stream.index,
+        kind="cover" if is_cover(stream) else stream.type,
+        codec=codec or "unknown",
+        language=stream.metadata.get("language"),
+        title=stream.metadata.get("title"),
+    )
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    time: Fraction | None
+    track: int
+    packet: av.Packet
+
+
+class CopiedTracks:
+    """Carries packets from the reader's thread to the writer's.
+
+    The pictures come out of the model later than they went in. Packets wait here until the pictures have caught up
+    with them, so that the output is interleaved like the input; what waits is compressed and spans no more time
+    than the pictures under way.
+
+    Args:
+        streams: the input's streams to copy, in order.
+    """
+
+    def __init__(self, streams: list[Any]) -> None:
+        self.streams = streams
+        self._waiting: deque[_Waiting] = deque()
+        self._first: dict[int, av.Packet] = {}
+        self._lock = threading.Lock()
+        self._start: Fraction | None = None
+        self._end: Fraction | None = None
+        self._shift = Fraction(0)
+        self._is_cut = False
+
+    def cut(self, cut: Cut, time_base: Fraction) -> None:
+        """Keeps what belongs to a stretch of the pictures, shifted like them; `time_base` is that of its ticks."""
+        if cut.is_whole:
+            return
+        with self._lock:
+            self._is_cut = True
+            self._start, self._shift = None if cut.start is None else cut.start * time_base, cut.shift * time_base
+            self._end = None if cut.end is None else cut.end * time_base
+            waiting, self._waiting = self._waiting, deque()
+        for entry in waiting:
+            self.put(entry.packet)
+
+    def end_at(self, seconds: Fraction) -> None:
+        """Drops packets that begin at that time of the input or later."""
+        with self._lock:
+            self._end = seconds if self._end is None else min(self._end, seconds)
+            limit = self._end - self._shift
+            self._waiting = deque(
+                w for w in self._waiting if w.packet.pts is None or w.packet.pts * w.packet.time_base < limit
+            )
+
+    def put(self, packet: av.Packet) -> None:
+        """Stores a packet as the demuxer gave it, unless it lies outside the stretch wanted."""
+        with self._lock:
+            self._first.setdefault(packet.stream.index, packet)
+            if self._is_cut and not is_cover(packet.stream) and not self._shifted(packet):
+                return
+            ticks = packet.dts if packet.dts is not None else packet.pts
+            time = None if ticks is None else ticks * Fraction(packet.time_base)
+            self._waiting.append(_Waiting(time, packet.stream.index, packet))
+
+    def first_packet(self, track: int) -> av.Packet | None:
+        """The first packet of a track that came."""
+        with self._lock:
+            return self._first.get(track)
+
+    def take(self, until: Fraction | None = None) -> list[tuple[int, av.Packet]]:
+        """Removes the packets up to a time in seconds (all if None), each with its input track's index."""
+        taken = []
+        with self._lock:
+            while self._waiting:
+                first = self._waiting[0]
+                if until is not None and first.time is not None and first.time > until:
+                    break
+                self._waiting.popleft()
+                taken.append((first.track, first.packet))
+        return taken
+
+    def _shifted(self, packet: av.Packet) -> bool:
+        """Whether a packet belongs to the stretch; its times are then those of the output."""
+        base, pts = Fraction(packet.time_base), packet.pts if packet.pts is not None else packet.dts
+        if pts is None:
+            return False
+        begin, end = pts * base, (pts + (packet.duration or 0)) * base
+        if self._end is not None and begin >= self._end:
+            return False
+        shift = round(self._shift / base)
+        if self._start is not None and begin < self._start:
+            if packet.stream.type != "subtitle" or end <= self._start:
+                return False
+            late = -((begin - self._start) // base)
+            packet.duration = (packet.duration or 0) - late
+            packet.pts = packet.dts = pts + late - shift
+            return True
+        packet.pts = pts - shift
+        if packet.dts is not None:
+            packet.dts -= shift
+        return True

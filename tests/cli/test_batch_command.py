@@ -1,0 +1,85 @@
+"""`flashvsr batch`: a folder to a folder; a bad file does not stop the rest."""
+
+import json
+import shutil
+from pathlib import Path
+
+
+def cut_in_half(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def test_three_clips_of_which_one_is_cut_in_half(flashvsr, make_clip, look, files_in, tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    make_clip("in/a.mp4", 9, has_audio=True)
+    cut_in_half(make_clip("in/b.mp4", 40))
+    make_clip("in/c[bold].mp4", 5)
+    inputs = files_in()
+    done = flashvsr("batch", "in", "-o", "out", "--report", "r.json", "-s", 2)
+    assert done.code == 1
+    assert done.stdout == b""
+    assert "2 done, 1 failed" in done.stderr
+    assert "in/b.mp4 is not a media file, or it is cut short" in done.stderr
+    assert "in/c[bold].mp4" in done.stderr
+    assert files_in() - inputs == {"out", "out/a.mp4", "out/c[bold].mp4", "r.json"}
+    assert look(tmp_path / "out/a.mp4").n_frames == 9
+    assert look(tmp_path / "out/c[bold].mp4").n_frames == 5
+    files = {file["input"]: file for file in json.loads((tmp_path / "r.json").read_text())["files"]}
+    assert {name: file["state"] for name, file in files.items()} == {
+        "in/a.mp4": "done",
+        "in/b.mp4": "failed",
+        "in/c[bold].mp4": "done",
+    }
+    assert files["in/a.mp4"]["report"]["frames_out"] == 9
+    assert "cut short" in files["in/b.mp4"]["error"]
+
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    again = flashvsr("batch", "in", "-o", "out", "-s", 2)
+    assert again.code == 1
+    assert "2 skipped, 1 failed" in again.stderr
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == written
+
+    (tmp_path / "in/b.mp4").unlink()
+    nothing_left = flashvsr("batch", "in", "-o", "out", "-s", 2)
+    assert nothing_left.code == 0
+    assert "2 skipped" in nothing_left.stderr
+    assert "loading" not in nothing_left.stderr, "no model is needed"
+
+
+def test_folders_within_pictures_and_containers_that_cannot_be_written(flashvsr, make_clip, make_pictures, tmp_path):
+    (tmp_path / "in/deep").mkdir(parents=True)
+    shutil.move(make_clip("x.mkv", 3), tmp_path / "in/deep/x.MPG")
+    shutil.move(make_pictures("p", 1) / "shot_001.png", tmp_path / "in/p.png")
+    (tmp_path / "in/notes.txt").write_text("no media")
+    (tmp_path / "in/.hidden.png").write_bytes(b"")
+    done = flashvsr("batch", "in", "-o", "in/out", "--recursive", "-s", 1)
+    assert done.code == 0, done.stderr
+    out = tmp_path / "in/out"
+    assert {str(path.relative_to(out)) for path in out.rglob("*.*")} == {"p.png", "deep/x.mkv"}
+    again = flashvsr("batch", "in", "-o", "in/out", "--recursive", "-s", 1)
+    assert "2 skipped" in again.stderr, "earlier results below the input are no inputs"
+
+
+def test_results_beside_the_input_folder(flashvsr, make_clip, tmp_path: Path):
+    (tmp_path / "clips").mkdir()
+    make_clip("clips/a.mp4", 2)
+    done = flashvsr("batch", "clips", "-o", ".", "--extension", "mkv", "-s", 1, "--quiet")
+    assert done.code == 0, done.stderr
+    assert done.stderr == ""
+    assert (tmp_path / "a.mkv").is_file()
+
+
+def test_folders_that_make_no_sense(flashvsr, make_clip, tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    empty = flashvsr("batch", "in", "-o", "out")
+    assert empty.code == 1
+    assert "in holds no video or picture" in empty.stderr
+    make_clip("in/a.mp4", 1)
+    make_clip("in/a.mkv", 1)
+    assert flashvsr("batch", "in", "-o", "in").code == 2
+    both = flashvsr("batch", "in", "-o", "out", "--extension", "mkv")
+    assert both.code == 2
+    assert "a.mkv and a.mp4 would both become out/a.mkv" in both.stderr
+    assert flashvsr("batch", "nowhere", "-o", "out").code == 2
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,117 @@
+"""Clips, degradations and shards."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from flashvsr_cli.compare.flow import estimate_flow
+from flashvsr_cli.compare.pictures import write_png
+from flashvsr_cli.dataset.build import SHEET, build_shards
+from flashvsr_cli.dataset.compress import compress_video
+from flashvsr_cli.dataset.degrade import degrade_clip, gaussian_kernel, resize_clip
+from flashvsr_cli.dataset.filters import FilterConfig
+from flashvsr_cli.dataset.jpeg import LUMINANCE, compress_jpeg, quantisation_table
+from flashvsr_cli.dataset.motion import Picture, render_clip
+from flashvsr_cli.dataset.procedural import colored_noise, draw_picture
+from flashvsr_cli.dataset.sources import INDEX
+from flashvsr_cli.train.config import DegradationConfig
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def clip() -> torch.Tensor:
+    """(9, 3, 128, 128) levels."""
+    rng = np.random.default_rng(3)
+    return render_clip(Picture.of(draw_picture(rng, 512, CPU)), rng, 9, (128, 128))
+
+
+def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(10 * torch.log10(255**2 / (a.float() - b.float()).square().mean()))
+
+
+def test_clean_clips_are_the_bicubic_reduction(clip: torch.Tensor) -> None:
+    config = DegradationConfig(clean=1.0, mild=0.0, strong=0.0)
+    degraded = degrade_clip(clip, np.random.default_rng(0), config, 4)
+    assert degraded.compression is None
+    assert torch.equal(degraded.clip.float(), resize_clip(clip, (32, 32)))
+
+
+def test_stronger_kinds_lose_more_and_repeat_with_their_seed(clip: torch.Tensor) -> None:
+    clean = resize_clip(clip, (32, 32))
+    losses = {}
+    for kind in ("mild", "strong"):
+        config = DegradationConfig(**{"clean": 0.0, "mild": 0.0, "strong": 0.0, kind: 1.0})
+        made = [degrade_clip(clip, np.random.default_rng(i), config, 4) for i in range(12)]
+        again = degrade_clip(clip, np.random.default_rng(5), config, 4)
+        assert torch.equal(made[5].clip, again.clip)
+        assert {item.compression is None for item in made} == {True, False}
+        losses[kind] = np.mean([float((item.clip - clean).square().mean()) for item in made])
+    assert losses["strong"] > 2 * losses["mild"] > 2
+
+
+def test_blur_kernels_keep_brightness() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        kernel = gaussian_kernel(rng, float(rng.uniform(0.3, 3)))
+        assert torch.isfinite(kernel).all()
+        assert float(kernel.sum()) == pytest.approx(1, abs=1e-5)
+
+
+def test_jpeg_follows_quality_and_its_tables(clip: torch.Tensor) -> None:
+    assert torch.equal(quantisation_table(LUMINANCE, 50).flatten(), torch.tensor(LUMINANCE).float())
+    quality = [psnr(compress_jpeg(clip, q, halve_colour=False), clip) for q in (10, 50, 95)]
+    assert quality[0] + 3 < quality[1] < quality[2] - 3
+    flat = torch.full((1, 3, 24, 40), 100.0)
+    assert (compress_jpeg(flat, 90, halve_colour=True) - flat).abs().max() <= 2
+
+
+def test_video_compression_is_real(clip: torch.Tensor) -> None:
+    grey = clip.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+    frames = grey.round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    fine, coarse = (compress_video(np.ascontiguousarray(frames), crf=crf) for crf in (10, 40))
+    assert fine.shape == coarse.shape == frames.shape
+    errors = [np.square(x.astype(float) - frames).mean() for x in (fine, coarse)]
+    assert errors[1] > 2 * errors[0] > 0
+
+
+@pytest.mark.parametrize("shift", [(3, 0), (-2, 5)])
+def test_flow_finds_a_shift(shift: tuple[int, int]) -> None:
+    rng = np.random.default_rng(1)
+    picture = colored_noise(rng, 256, CPU).mean(dim=0)[None, None] * 255
+    x, y = shift
+    first, second = picture[..., 40:168, 40:200], picture[..., 40 - y : 168 - y, 40 - x : 200 - x]
+    flow = estimate_flow(first, second)[0, :, 16:-16, 16:-16]
+    median = flow.flatten(1).median(dim=1).values
+    torch.testing.assert_close(median, torch.tensor([float(x), float(y)]), atol=0.3, rtol=0)
+
+
+def test_build_filters_in_named_steps_and_resumes(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    write_png(photos / "good.png", noise)
+    write_png(photos / "small.png", noise[:32])
+    write_png(photos / "flat.png", np.full((96, 128, 3), 120, np.uint8))
+    (photos / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    config = FilterConfig(min_side=64)
+    result = build_shards([photos], tmp_path / "out", config)
+    assert result.counts == {
+        "found": 4, "readable": 3, "length": 3, "resolution": 2, "sharpness": 1, "exposure": 1, "motion": 1,
+    }  # fmt: skip
+    assert result.n_measured == 4
+    (record,) = [json.loads(line) for line in (tmp_path / "out" / INDEX).read_text().splitlines()]
+    assert record["source"] == "good.png"
+    assert (tmp_path / "out" / record["file"]).read_bytes() == (photos / "good.png").read_bytes()
+    assert (tmp_path / "out" / SHEET).is_file()
+
+    with (tmp_path / "out" / "examined.jsonl").open("a") as log:
+        log.write('{"identity": "cut o')
+    write_png(photos / "new.png", noise[::-1])
+    again = build_shards([photos], tmp_path / "out", config)
+    assert again.n_measured == 1
+    assert again.counts["motion"] == 2

@@ -1,0 +1,150 @@
+"""Every stage from its configuration to a model that upscales, on the CPU at toy size."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from flashvsr_cli import Upscaler
+from flashvsr_cli.dataset.pool import ClipPool
+from flashvsr_cli.errors import UsageError
+from flashvsr_cli.train.config import (
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    SparsityConfig,
+    StageConfig,
+    StageName,
+    ValidationConfig,
+)
+from flashvsr_cli.train.loop import STATE_FILE, train
+from flashvsr_cli.train.losses import gradient_distance
+from flashvsr_cli.train.parts import MODEL_FILE, build_random
+from flashvsr_cli.train.random import StepRandom
+from flashvsr_cli.train.stages import make_stage
+
+DATA = DataConfig(procedural=1.0, size=128, pool_clips=2, workers=1)
+SPARSITY = SparsityConfig(sparse_ratio=0.02, local_range=3, color_fix="none")
+TRAINED = {
+    "decoder": ("decoder", "encoder"),
+    "teacher": ("dit", "projection"),
+    "causal": ("dit", "projection"),
+    "onestep": ("dit", "projection", "decoder"),
+}
+FALLS_TO = {"decoder": 0.8, "teacher": 0.7, "causal": 0.7, "onestep": 0.7}
+"""What the loss falls to within FIXED_STEPS on one batch, as a share of where it started."""
+FIXED_STEPS = 25
+
+
+def stage_config(stage: StageName, model: ModelConfig, **changes: object) -> StageConfig:
+    data = dataclasses.replace(DATA, image_share=0.5 if stage == "teacher" else 0.0)
+    config = StageConfig(
+        stage,
+        n_steps=4,
+        batch=2,
+        pack=1,
+        train=TRAINED[stage],
+        model=model,
+        data=data,
+        sparsity=SPARSITY,
+        optimizer=OptimizerConfig(lr=1e-3, ema=0.5),
+        validation=ValidationConfig(every=-1, n_clips=1, size=128),
+        run=RunConfig(device="cpu", log_every=1),
+    )
+    return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("stage", ["decoder", "teacher", "causal", "onestep"])
+def test_loss_falls_on_a_fixed_batch(stage: StageName, toy_model: ModelConfig) -> None:
+    if stage == "decoder":
+        # A decoder of a residual starts at bicubic, which is hard to beat in seconds; one of pictures starts at grey.
+        toy_model = dataclasses.replace(toy_model, decoder_output="picture")
+    config = stage_config(stage, toy_model)
+    parts = build_random(toy_model, SPARSITY.settings(), seed=0)
+    module = make_stage(parts, config, gradient_distance, None)
+    weights = [weight for group in module.choose_trained().values() for weight in group]
+    optimizer = torch.optim.Adam(weights, 5e-3 if stage != "decoder" else 2e-3)
+    random = StepRandom(0, 0)
+    batch = ClipPool(config.data, 0, torch.device("cpu")).batch(random, 0, 1)
+    losses = []
+    for _ in range(FIXED_STEPS):
+        terms = module(batch, random)
+        optimizer.zero_grad()
+        terms["loss"].backward()
+        optimizer.step()
+        # The distribution-matching term moves with both score models, so it is no measure of progress.
+        losses.append(float(terms["loss"] - terms.get("dmd", torch.zeros(()))))
+    assert losses[-1] < FALLS_TO[stage] * losses[0]
+
+
+@pytest.fixture
+def chain(tmp_path: Path, toy_model: ModelConfig) -> Path:
+    """All four stages, one after the other."""
+    before: str | None = None
+    for stage in ("decoder", "teacher", "causal", "onestep"):
+        config = stage_config(stage, toy_model, start_from=before)  # type: ignore[arg-type]
+        if stage == "onestep":
+            validation = dataclasses.replace(config.validation, every=0)
+            config = dataclasses.replace(config, teacher=str(tmp_path / "teacher"), validation=validation)
+        train(config, tmp_path / stage)
+        before = str(tmp_path / stage)
+    return tmp_path
+
+
+def test_the_stages_lead_to_a_model_that_upscales(chain: Path) -> None:
+    for stage in ("decoder", "teacher", "causal", "onestep"):
+        records = [json.loads(line) for line in (chain / stage / "log.jsonl").read_text().splitlines()]
+        losses = [record["loss"] for record in records if "loss" in record]
+        assert len(losses) == 4
+        assert np.isfinite(losses).all()
+    final = records[-1]
+    assert {"clean/psnr", "clean/psnr_gain", "degraded/ssim", "clean/flicker"} <= final.keys()
+    assert list((chain / "onestep").glob("strip-*.png"))
+
+    upscaler = Upscaler.load(str(chain / "onestep" / MODEL_FILE), device="cpu")
+    assert upscaler.default_settings == SPARSITY.settings()
+    frames = np.random.default_rng(0).integers(0, 256, (3, 20, 24, 3), dtype=np.uint8)
+    made = list(upscaler.upscale(iter(frames)))
+    assert [image.shape for image in made] == [(80, 96, 3)] * 3
+
+
+@pytest.mark.parametrize("stage", ["decoder", "onestep"])
+def test_a_resumed_run_is_the_uninterrupted_one(stage: StageName, tmp_path: Path, toy_model: ModelConfig) -> None:
+    config = stage_config(stage, toy_model)
+    train(config, tmp_path / "whole")
+    train(dataclasses.replace(config, n_steps=2), tmp_path / "parts")
+    train(config, tmp_path / "parts", resume=True)
+    whole, parts = (torch.load(tmp_path / name / STATE_FILE, weights_only=True) for name in ("whole", "parts"))
+    for kind in ("weights", "average"):
+        assert whole[kind].keys() == parts[kind].keys()
+        for key in whole[kind]:
+            assert torch.equal(whole[kind][key], parts[kind][key]), key
+    start = build_random(toy_model, SPARSITY.settings(), seed=0).state_dict()
+    moved = [key for key in start if not torch.equal(start[key], whole["weights"][f"parts.{key}"])]
+    assert any(key.startswith("decoder.") for key in moved)
+
+
+def test_a_run_is_not_overwritten_by_accident(tmp_path: Path, toy_model: ModelConfig) -> None:
+    config = stage_config("causal", toy_model, n_steps=1)
+    train(config, tmp_path / "run")
+    with pytest.raises(UsageError, match="training state"):
+        train(config, tmp_path / "run")
+
+
+def test_checkpointing_and_low_precision_change_no_more_than_rounding(tmp_path: Path, toy_model: ModelConfig) -> None:
+    losses = {}
+    for name, run in {
+        "plain": RunConfig(device="cpu", log_every=1),
+        "checkpointed": RunConfig(device="cpu", log_every=1, checkpointing=True),
+        "bf16": RunConfig(device="cpu", log_every=1, dtype="bfloat16"),
+    }.items():
+        train(stage_config("causal", toy_model, run=run), tmp_path / name)
+        records = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        losses[name] = np.array([record["loss"] for record in records if "loss" in record])
+    np.testing.assert_allclose(losses["checkpointed"], losses["plain"], rtol=1e-5)
+    np.testing.assert_allclose(losses["bf16"], losses["plain"], rtol=2e-2)
+    assert (losses["bf16"] != losses["plain"]).any()
