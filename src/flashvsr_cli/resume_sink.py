@@ -173,7 +173,7 @@ class ResumableSink(ContainerSink):
             pts = packet.pts if packet.pts is not None else self._n_next
             duration = self._durations.pop(pts, None) or packet.duration or 0
             base = Fraction(packet.time_base or self._time_base).as_integer_ratio()
-            kept = KeptPacket(pts, packet.dts, duration, base, packet.is_keyframe, bytes(packet))
+            kept = KeptPacket(pts, self._decoding_time(packet), duration, base, packet.is_keyframe, bytes(packet))
             self._settle(self._order.put(kept))
         if self._is_flushed:
             self._settle(self._order.flush())

@@ -210,21 +210,28 @@ class ContainerSink(SinkBase):
             self._tracks.refuse_sound(error)
             raise
 
-    def _is_absurd(self, dts: int) -> bool:
-        """Whether a decoding time lies further back than encoders reorder: libx265 can, with one or two frames."""
-        if self._first_pts is None:
-            return False
-        return dts < self._first_pts - MAX_REORDERED_FRAMES * self._longest
+    def _decoding_time(self, packet: av.Packet) -> int | None:
+        """When the encoder's `packet` is decoded, in ticks, where that can be: see `plausible_dts`."""
+        if packet.pts is None or self._first_pts is None:
+            return packet.dts
+        return plausible_dts(packet.pts, packet.dts, self._first_pts - MAX_REORDERED_FRAMES * self._longest)
 
     def _mux(self, packets: list[av.Packet]) -> None:
         for packet in packets:
-            if packet.pts is not None and packet.dts is not None and self._is_absurd(packet.dts):
-                packet.dts = packet.pts
-            if packet.pts is not None:
-                duration = self._durations.pop(packet.pts, None)
-                if duration:
-                    packet.duration = duration
+            packet.dts = self._decoding_time(packet)
+            duration = None if packet.pts is None else self._durations.pop(packet.pts, None)
+            if duration:
+                packet.duration = duration
             self._container.mux_one(packet)
+
+
+def plausible_dts(pts: int, dts: int | None, earliest: int) -> int | None:
+    """`dts`, or `pts` in place of a decoding time that cannot be: after `pts`, or before `earliest` (all in ticks).
+
+    libx265 subtracts a delay that it measures at the third frame: of a clip of one or two frames its decoding times
+    are whatever its memory held. Those packets come in the order of their pts.
+    """
+    return pts if dts is not None and not earliest <= dts <= pts else dts
 
 
 def _encoder_rate(rate: Fraction | None) -> Fraction:
