@@ -15,7 +15,7 @@ from flashvsr_cli.geometry import plan_geometry
 from flashvsr_cli.listener import Listener
 from flashvsr_cli.options import EncodeOptions, InputOptions, Settings
 from flashvsr_cli.preflight import check_target
-from flashvsr_cli.report import Report, reset_peak_device_bytes
+from flashvsr_cli.report import Report, peak_device_bytes, reset_peak_device_bytes
 from flashvsr_cli.resume import job_facts, model_facts
 from flashvsr_cli.resume_sink import ResumableSink, open_resumable_sink
 from flashvsr_cli.video.frame import Frame, Image
@@ -78,6 +78,8 @@ class OpenJob:
             raise
         self._reader, self._writer = ReadAhead(self._source), WriteBehind(self._sink)
         self.notices = [*self._source.notices, *self._sink.notices]
+        self._n_frames, self._model_s, self._compute_s = 0, 0.0, 0.0
+        self._peak_device_bytes: int | None = None
         self._open_s = time.perf_counter() - started
 
     def _open_sink(self) -> Sink:
@@ -102,6 +104,11 @@ class OpenJob:
             self.notices.append(f"Resumed behind {sink.n_done} finished frames.")
         return sink.n_done
 
+    @property
+    def n_frames(self) -> int | None:
+        """Frames that the input promises; None if it does not say."""
+        return self._source.info.n_frames
+
     def run(self, upscaler: "Upscaler", settings: Settings, listener: Listener, *, label: str | None = None) -> Report:
         """Upscale; the output appears under its name only when it is complete.
 
@@ -117,16 +124,31 @@ class OpenJob:
             DeviceMemoryError: device or host are too small for the picture.
             ResumeError: the unfinished run that is to be resumed was asked for something else.
         """
+        self.compute(upscaler, settings, listener, label=label)
+        return self.finish(upscaler, settings, listener)
+
+    def read_ahead(self) -> None:
+        """Begin to decode, as far as the queue goes, before the model is free."""
+        self._reader.start()
+
+    def interrupt(self) -> None:
+        """Make a `finish` on another thread give up before the output gets its name, if that is still to come."""
+        self._writer.interrupt()
+
+    def compute(
+        self, upscaler: "Upscaler", settings: Settings, listener: Listener, *, label: str | None = None
+    ) -> None:
+        """The part of `run` that needs the model: every frame has been computed and handed to the writer."""
         started = time.perf_counter()
         n_done = self._begin(upscaler, settings)
-        source, sink, geometry = self._source, self._sink, self._geometry
+        source, geometry = self._source, self._geometry
         reset_peak_device_bytes(upscaler.network.device)
         for text in self.notices:
             listener.notice(text)
         listener.start(label or source.info.name, source.info.n_frames)
         listener.stage("upscaling")
         try:
-            n_frames, model_s = _pump(
+            self._n_frames, self._model_s = _pump(
                 upscaler, self.job.scale, settings, self._reader, self._writer, listener, n_done=n_done
             )
         except (MemoryError, RuntimeError) as error:
@@ -141,12 +163,23 @@ class OpenJob:
                 f"{upscaler.network.device} ran out of memory at {geometry.target[1]}x{geometry.target[0]}.",
                 "Use a smaller --scale or --kv-ratio; `flashvsr info` says what a size needs.",
             ) from error
+        self._peak_device_bytes = peak_device_bytes(upscaler.network.device)
+        self._compute_s = time.perf_counter() - started
+
+    def finish(self, upscaler: "Upscaler", settings: Settings, listener: Listener) -> Report:
+        """The rest of `run`: the encoder is emptied and the output gets its name. Any thread will do, no model is used.
+
+        Raises:
+            OutputError: the output cannot be written.
+        """
+        started = time.perf_counter()
+        source, sink = self._source, self._sink
         listener.stage("finishing")
         self._writer.commit()
         late = [text for text in (*source.notices, *sink.notices) if text not in self.notices]
         for text in late:
             listener.notice(text)
-        total_s = self._open_s + time.perf_counter() - started
+        total_s = self._open_s + self._compute_s + time.perf_counter() - started
         return Report(
             upscaler=upscaler,
             settings=settings,
@@ -154,17 +187,18 @@ class OpenJob:
             encode=self.job.encode,
             source=source.info.facts(),
             target=sink.facts(),
-            size=geometry.target,
+            size=self._geometry.target,
             frames_in=source.counters.frames,
-            frames_out=n_frames,
+            frames_out=self._n_frames,
             seconds={
                 "open": self._open_s,
                 "read": self._reader.busy_s,
-                "model": model_s,
+                "model": self._model_s,
                 "write": self._writer.busy_s,
                 "total": total_s,
             },
             notices=[*self.notices, *late],
+            peak_device_bytes=self._peak_device_bytes,
         )
 
     def __enter__(self) -> Self:

@@ -31,6 +31,7 @@ class Report:
         seconds: per stage; "read", "model" and "write" overlap, "total" is from opening the input to the finished
             output, without loading the model.
         notices: what the user was told.
+        peak_device_bytes: the most device memory held while computing; None on the CPU.
     """
 
     upscaler: "Upscaler"
@@ -44,6 +45,7 @@ class Report:
     frames_out: int
     seconds: dict[str, float]
     notices: list[str]
+    peak_device_bytes: int | None = None
 
     @property
     def fps(self) -> float:
@@ -73,7 +75,7 @@ class Report:
             "fps": self.fps,
             "seconds": self.seconds,
             "peak_host_bytes": peak_host_bytes(),
-            "peak_device_bytes": torch.cuda.max_memory_allocated(network.device) if on_cuda else None,
+            "peak_device_bytes": self.peak_device_bytes,
             "device": torch.cuda.get_device_name(network.device) if on_cuda else "cpu",
             "dtype": str(network.dtype).removeprefix("torch."),
             "model": {"name": checkpoint.name, "version": checkpoint.version, "sha256": checkpoint.sha256()},
@@ -109,6 +111,13 @@ def reset_peak_device_bytes(where: "device") -> None:
 
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
+
+
+def peak_device_bytes(where: "device") -> int | None:
+    """The most device memory held since `reset_peak_device_bytes`; None on the CPU."""
+    import torch
+
+    return torch.cuda.max_memory_allocated(where) if where.type == "cuda" else None
 
 
 def peak_host_bytes() -> int:

@@ -83,8 +83,8 @@ def queue_frames(bytes_per_frame: int) -> int:
 class ReadAhead:
     """A source whose frames are decoded on a thread of its own.
 
-    The thread starts with the iteration. Its exceptions are raised in the iterating thread after the frames that
-    came before them.
+    The thread starts with `start`, or else with the iteration. Its exceptions are raised in the iterating thread after
+    the frames that came before them.
 
     Args:
         source: what to read; belongs to this object from now on.
@@ -125,9 +125,14 @@ class ReadAhead:
         """Chapter marks."""
         return self._source.chapters
 
+    def start(self) -> None:
+        """Begin to decode, as far as the queue goes. Idempotent."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._read, name="flashvsr-reader", daemon=True)
+            self._thread.start()
+
     def __iter__(self) -> Iterator[Frame]:
-        self._thread = threading.Thread(target=self._read, name="flashvsr-reader", daemon=True)
-        self._thread.start()
+        self.start()
         while (frame := self._channel.take()) is not None:
             yield frame
         if self._error is not None:
@@ -184,6 +189,7 @@ class WriteBehind:
         self._sink = sink
         self._channel: Channel[Frame] = Channel(n_frames or queue_frames(sink.frame_bytes))
         self._error: BaseException | None = None
+        self._is_interrupted = False
         self.busy_s = 0.0
         self._thread = threading.Thread(target=self._run, name="flashvsr-writer", daemon=True)
         self._thread.start()
@@ -202,10 +208,16 @@ class WriteBehind:
             raise
 
     def commit(self) -> None:
-        """Waits until all frames are written, then ends the output under its final name."""
+        """Waits until all frames are written, then ends the output under its final name.
+
+        Raises:
+            ChannelClosedError: another thread called `interrupt` meanwhile: not all frames were written.
+        """
         self._channel.finish()
         self._thread.join()
         self._raise_error()
+        if self._is_interrupted:
+            raise ChannelClosedError
         started = time.perf_counter()
         self._sink.commit()
         self.busy_s += time.perf_counter() - started
@@ -219,6 +231,7 @@ class WriteBehind:
 
     def interrupt(self) -> None:
         """Stops the thread at its next step; may be called from any thread."""
+        self._is_interrupted = True
         self._channel.close()
         self._sink.interrupt()
 
