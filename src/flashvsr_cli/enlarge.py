@@ -73,8 +73,26 @@ def resampling_matrix(n_in: int, n_out: int, is_fixed_point: bool, device: torch
 
 
 def to_signed(levels: Tensor) -> Tensor:
-    """Levels of `enlarge_levels` as float32 in [-1, 1]."""
-    return levels.float() / (255 if levels.dtype == torch.uint8 else 65535) * 2 - 1
+    """Levels of `enlarge_levels` as float32 in [-1, 1], a new tensor."""
+    is_byte = levels.dtype == torch.uint8
+    return levels.to(torch.float32, copy=True).div_(255 if is_byte else 65535).mul_(2).sub_(1)
+
+
+class SignedFrames:
+    """Waiting frames as the decoder takes them: a slice of them becomes float32 in [-1, 1] when it is asked for.
+
+    Args:
+        levels: (T, 3, H, W) from `enlarge_levels`.
+    """
+
+    def __init__(self, levels: Tensor) -> None:
+        self._levels = levels
+
+    def __len__(self) -> int:
+        return len(self._levels)
+
+    def __getitem__(self, frames: slice) -> Tensor:
+        return to_signed(self._levels[frames])
 
 
 def enlarge_frames(frames: Tensor, geometry: Geometry) -> Tensor:

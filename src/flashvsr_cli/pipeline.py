@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flashvsr_cli.blend import Grain, blend
 from flashvsr_cli.color import fix_color
-from flashvsr_cli.enlarge import enlarge_levels, to_integers, to_signed
+from flashvsr_cli.enlarge import SignedFrames, enlarge_levels, to_integers, to_signed
 from flashvsr_cli.errors import InputError, UsageError
 from flashvsr_cli.geometry import Geometry, plan_geometry
 from flashvsr_cli.model.network import load_network
@@ -163,7 +163,7 @@ class Upscaler:
             chunk_noise = noise.draw(chunk, stream.noise_shape(chunk))
 
             n_emitted = chunk.emit.start
-            for decoded in stream.push(chunk, to_signed(emit), upload(chunk_noise, self.network.device)):
+            for decoded in stream.push(chunk, SignedFrames(emit), upload(chunk_noise, self.network.device)):
                 # Frames past the clip's end repeat its last one and are not wanted.
                 high_res = decoded[: n_read - n_emitted][crop]
                 reference = to_signed(emit[n_emitted - chunk.emit.start :][: len(high_res)][crop])

@@ -115,5 +115,5 @@ def test_past_matters(decoder: TinyDecoder, latents: torch.Tensor, low_res: torc
 def test_a_decoder_fed_the_wrong_number_of_frames_refuses(
     decoder: TinyDecoder, latents: torch.Tensor, low_res: torch.Tensor
 ) -> None:
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="do not go with"):
         list(decoder.decode(latents, low_res[:-4], {}))

@@ -79,15 +79,23 @@ class LowResProjection(nn.Module):
         if is_first:
             # The first clip is the first frame four times; it only fills the caches.
             frames = torch.cat((frames[:1].expand(FRAMES_PER_LATENT, -1, -1, -1), frames[1:]))
-        x = F.pixel_unshuffle(frames, BLOCK).permute(0, 2, 3, 1).contiguous()
-        x, state.conv1 = self._causal_conv(self.conv1, x, state.conv1, slices_per_clip=4)
-        x = F.silu(self.norm1.normalize_last(x))
-        x, state.conv2 = self._causal_conv(self.conv2, x, state.conv2, slices_per_clip=2)
-        x = F.silu(self.norm2.normalize_last(x))
+        # A CPU gains nothing by more clips at once, and they are the most memory that a small model needs.
+        clips = [frames] if frames.is_cuda else frames.split(FRAMES_PER_LATENT)
+        x = torch.cat([self._mix(clip, state) for clip in clips])
         if is_first:
             x = x[1:]
         tokens = to_window_order(x)
         return [linear(tokens) for linear in self.linear_layers]
+
+    def _mix(self, frames: Tensor, state: ProjectionState) -> Tensor:
+        """Both convolutions on whole clips, (4n, 3, H, W) to (n, h, w, C); updates `state`."""
+        x = F.pixel_unshuffle(frames, BLOCK).permute(0, 2, 3, 1)
+        if x.is_cuda:
+            x = x.contiguous()
+        x, state.conv1 = self._causal_conv(self.conv1, x, state.conv1, slices_per_clip=4)
+        x = F.silu(self.norm1.normalize_last(x))
+        x, state.conv2 = self._causal_conv(self.conv2, x, state.conv2, slices_per_clip=2)
+        return F.silu(self.norm2.normalize_last(x))
 
     @torch.no_grad()
     def fold_constants(self) -> None:
@@ -106,13 +114,33 @@ class LowResProjection(nn.Module):
             if cached is None:
                 cached = x[:1].expand(CACHED_SLICES, -1, -1, -1)
             in_front = torch.cat((cached[None], clips[:-1, -CACHED_SLICES:]))
-        slices = _replicate_border(torch.cat((in_front, clips), dim=1))
-        # Time slices stacked as channels of a 2-D convolution: same sums, a multiple faster than conv3d.
-        taps = [slices[:, tap : tap + slices_per_clip - 1 : 2] for tap in range(KERNEL_FRAMES)]
-        stacked = torch.cat(taps, dim=-1).flatten(0, 1).permute(0, 3, 1, 2)
-        stacked = stacked.contiguous(memory_format=long_sum_format(x))
         weight = conv.weight if conv.weight.ndim == 4 else stack_taps(conv.weight)
-        return F.conv2d(stacked, weight, conv.bias).permute(0, 2, 3, 1), x[-CACHED_SLICES:].clone()
+        convolve = _convolve_at_once if x.is_cuda else _convolve_one_by_one
+        return convolve(torch.cat((in_front, clips), dim=1), weight, conv.bias), x[-CACHED_SLICES:].clone()
+
+
+# Both: time slices stacked as channels of a 2-D convolution, the same sums and a multiple faster than conv3d;
+# clips (N, S, h, w, C), the cached slices in front, to (N * (S / 2 - 1), h, w, C').
+
+
+def _convolve_at_once(clips: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """All results in one call, for GPUs."""
+    slices = _replicate_border(clips)
+    taps = [slices[:, tap : tap + slices.shape[1] - KERNEL_FRAMES + 1 : 2] for tap in range(KERNEL_FRAMES)]
+    stacked = torch.cat(taps, dim=-1).flatten(0, 1).permute(0, 3, 1, 2)
+    stacked = stacked.contiguous(memory_format=long_sum_format(stacked))
+    return F.conv2d(stacked, weight, bias).permute(0, 2, 3, 1)
+
+
+def _convolve_one_by_one(clips: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """One result after the other from views of the slices: nothing is stacked in memory."""
+    results = []
+    for clip in clips:
+        slices = F.pad(clip.permute(0, 3, 1, 2), (1, 1, 1, 1), mode="replicate").contiguous()
+        for first in range(0, len(slices) - KERNEL_FRAMES + 1, 2):
+            stacked = slices[first : first + KERNEL_FRAMES].flatten(0, 1)[None]
+            results.append(F.conv2d(stacked, weight, bias).permute(0, 2, 3, 1))
+    return torch.cat(results)
 
 
 def _replicate_border(x: Tensor) -> Tensor:

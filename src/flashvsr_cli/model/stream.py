@@ -17,7 +17,7 @@ from flashvsr_cli.model.dit import Conditioning, DiT
 from flashvsr_cli.model.kv_cache import PagedKVCache
 from flashvsr_cli.model.lq_projection import LowResProjection, ProjectionState
 from flashvsr_cli.model.rope import rotary_table
-from flashvsr_cli.model.tiny_decoder import DecoderState, TinyDecoder
+from flashvsr_cli.model.tiny_decoder import DecoderState, Frames, TinyDecoder
 from flashvsr_cli.model.transformer import ChunkContext, Transformer
 from flashvsr_cli.model.vae_decoder import VAEDecoder, VAEState
 from flashvsr_cli.options import Settings
@@ -82,12 +82,13 @@ class Stream:
         self._tokens.append(self._network.projection(read.to(self._network.dtype), self._projection_state))
 
     @torch.inference_mode()
-    def push(self, chunk: Chunk, emit: Tensor, noise: Tensor) -> Iterator[Tensor]:
+    def push(self, chunk: Chunk, emit: Frames, noise: Tensor) -> Iterator[Tensor]:
         """Compute one chunk; chunks must come in order, each once and to its end.
 
         Args:
             chunk: from `schedule.plan_chunk`.
-            emit: (len(chunk.emit), 3, H, W) the low-resolution frames that this chunk emits, in [-1, 1].
+            emit: (len(chunk.emit), 3, H, W) the low-resolution frames that this chunk emits, in [-1, 1];
+                a slice at a time is taken.
             noise: of shape `noise_shape(chunk)`.
 
         Yields:
@@ -95,7 +96,7 @@ class Stream:
             nominally in [-1, 1]. The first group of a clip comes long before the last.
         """
         latents = self.denoise(chunk, self.take_tokens(), noise)
-        yield from self.decode(latents, emit.to(self._network.dtype))
+        yield from self.decode(latents, emit)
 
     @torch.inference_mode()
     def take_tokens(self) -> list[Tensor]:
@@ -127,7 +128,7 @@ class Stream:
         return noise - network.transformer(noise, low_res_tokens, context).float()
 
     @torch.inference_mode()
-    def decode(self, latents: Tensor, emit: Tensor) -> Iterator[Tensor]:
+    def decode(self, latents: Tensor, emit: Frames) -> Iterator[Tensor]:
         """Frames of a chunk's x0 (1, C, F, H/8, W/8), in groups as `push` yields them."""
         decoder, latents = self._network.decoder, latents.to(self._network.dtype)
         if isinstance(decoder, TinyDecoder):

@@ -10,7 +10,7 @@ stored at the larger size but the result.
 """
 
 from collections.abc import Callable, Iterator
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -26,12 +26,22 @@ DecoderState = dict[int, Tensor]
 """Layer number -> that MemBlock's last input (1, C, h, w); empty at the start of a stream."""
 
 
+class Frames(Protocol):
+    """Frames (T, 3, H, W) in [-1, 1], of which only a slice needs to exist at a time. A tensor is one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, frames: slice, /) -> Tensor: ...
+
+
 class Clamp(nn.Module):
     """Soft clamp 3 * tanh(x / 3)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Elementwise."""
-        return torch.tanh(x / 3) * 3
+        if torch.is_grad_enabled():
+            return torch.tanh(x / 3) * 3
+        return (x / 3).tanh_().mul_(3)
 
 
 class MemBlock(nn.Module):
@@ -108,31 +118,37 @@ class TinyDecoder(nn.Module):
             ]
         )
 
-    def decode(self, latents: Tensor, low_res: Tensor, state: DecoderState) -> Iterator[Tensor]:
+    def decode(self, latents: Tensor, low_res: Frames, state: DecoderState) -> Iterator[Tensor]:
         """Decode a chunk, one latent frame at a time; updates `state` as it goes.
 
         Args:
             latents: (1, C, F, H/8, W/8), the model's x0.
             low_res: (T, 3, H, W) in [-1, 1], the low-resolution frames at the output's times; T = 4F, or 4F - 3 for
-                the first chunk of a stream.
+                the first chunk of a stream. Four frames at a time are brought into the latents' dtype.
             state: of this stream.
 
         Yields:
             Per latent frame (4, 3, H, W), or (1, 3, H, W) for the first of a stream; nominally in [-1, 1], not clamped.
         """
-        n_missing = -low_res.shape[0] % FRAMES_PER_LATENT
-        condition = torch.cat((low_res[:1].expand(n_missing, -1, -1, -1), low_res))
-        groups = condition.split(FRAMES_PER_LATENT)
-        for latent, group in zip(latents.split(1, dim=2), groups, strict=True):
-            yield self._decode_latent(latent[0], group, state)[n_missing:]
-            n_missing = 0
+        n_missing = -len(low_res) % FRAMES_PER_LATENT
+        n_latents = latents.shape[2]
+        if len(low_res) + n_missing != FRAMES_PER_LATENT * n_latents:
+            raise ValueError(f"{n_latents} latents do not go with {len(low_res)} frames")
+        for i_latent, latent in enumerate(latents.unbind(2)):
+            end = FRAMES_PER_LATENT * (i_latent + 1) - n_missing
+            begin = max(0, end - FRAMES_PER_LATENT)
+            group = low_res[begin:end].to(latents.dtype)
+            n_repeated = FRAMES_PER_LATENT - len(group)
+            if n_repeated:
+                group = torch.cat((group[:1].expand(n_repeated, -1, -1, -1), group))
+            yield self._decode_latent(latent, group, state)[n_repeated:]
 
     def _decode_latent(self, latent: Tensor, condition: Tensor, state: DecoderState) -> Tensor:
-        """latent (C, 1, H/8, W/8), condition (4, 3, H, W) -> (4, 3, H, W)."""
-        # (4, 3, H, W) -> (3, 4, H, W) -> channels ordered (colour, frame, row, column).
-        unshuffled = F.pixel_unshuffle(condition.transpose(0, 1), CONDITION_BLOCK).flatten(0, 1)[None]
-        x = torch.cat((unshuffled, latent.transpose(0, 1)), dim=1)
-        x = x.contiguous(memory_format=torch.channels_last)
+        """latent (1, C, H/8, W/8), condition (4, 3, H, W) -> (4, 3, H, W)."""
+        # (4, 3, h, 8, w, 8) -> (h, w, 3, 4, 8, 8): channels last, ordered (colour, frame, row, column).
+        blocks = condition.unflatten(3, (-1, CONDITION_BLOCK)).unflatten(2, (-1, CONDITION_BLOCK))
+        unshuffled = blocks.permute(2, 4, 1, 0, 3, 5).flatten(2)
+        x = torch.cat((unshuffled, latent[0].permute(1, 2, 0)), dim=-1).permute(2, 0, 1)[None]
 
         def remember(index: int, block: MemBlock, x: Tensor) -> Tensor:
             x, state[index] = block(x, state.get(index))
