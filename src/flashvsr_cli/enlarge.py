@@ -106,5 +106,5 @@ def to_integers(x: Tensor, dtype: np.dtype) -> Tensor:
     Not every device converts to uint16; int32 holds it exactly.
     """
     peak = np.iinfo(dtype).max
-    integers = ((x + 1) * (peak / 2)).round().permute(0, 2, 3, 1)
+    integers = (x + 1).mul_(peak / 2).round_().permute(0, 2, 3, 1)
     return integers.to(torch.uint8 if peak == 255 else torch.int32).contiguous()

@@ -166,12 +166,13 @@ class Upscaler:
             for decoded in stream.push(chunk, SignedFrames(emit), upload(chunk_noise, self.network.device)):
                 # Frames past the clip's end repeat its last one and are not wanted.
                 high_res = decoded[: n_read - n_emitted][crop]
-                reference = to_signed(emit[n_emitted - chunk.emit.start :][: len(high_res)][crop])
-                fixed = blend(fix_color(settings.color_fix, high_res.float(), reference), reference, settings.strength)
-                wanted = grain.add(fixed)[max(0, n_warm_up - n_emitted) :]
-                if len(wanted):
-                    yield from downloads.put(to_integers(wanted, first.dtype))
+                reference = emit[n_emitted - chunk.emit.start :][: len(high_res)][crop]
+                finished = _finish(high_res, reference, settings, grain, first.dtype)
+                wanted = finished[max(0, n_warm_up - n_emitted) :]
                 n_emitted += len(high_res)
+                del decoded, high_res  # While the caller has the frames, their floats need not stay.
+                if len(wanted):
+                    yield from downloads.put(wanted)
                 if n_emitted == n_read:
                     yield from downloads.flush()
                     return
@@ -179,6 +180,13 @@ class Upscaler:
     def _enlarge(self, frames: Tensor, geometry: Geometry) -> Tensor:
         """Enlarged frames as levels on the device."""
         return enlarge_levels(upload(frames, self.network.device), geometry)
+
+
+def _finish(high_res: Tensor, reference: Tensor, settings: Settings, grain: Grain, dtype: np.dtype) -> Tensor:
+    """Colour fix, blend and grain on frames (T, 3, H, W); `reference` are their levels before the model."""
+    plain = to_signed(reference)
+    fixed = blend(fix_color(settings.color_fix, high_res.float(), plain), plain, settings.strength)
+    return to_integers(grain.add(fixed), dtype)
 
 
 def _repeat_last(low_res: Tensor, n_frames: int) -> Tensor:

@@ -21,6 +21,9 @@ from flashvsr_cli.model.conv import conv_relu, nearest_twice_as_transposed, relu
 from flashvsr_cli.schedule import FRAMES_PER_LATENT
 
 CONDITION_BLOCK = 8
+BAND_ROWS = 32
+BAND_MARGIN = 2
+"""Rows at half the output's size: of a band finished at once on a CPU, and what its three convolutions see beyond."""
 
 DecoderState = dict[int, Tensor]
 """Layer number -> that MemBlock's last input (1, C, h, w); empty at the start of a stream."""
@@ -182,7 +185,20 @@ class TinyDecoder(nn.Module):
             elif isinstance(layer, nn.Upsample):
                 x = _interleave(list(self._upsample(index, x)))
         # From here on time steps do not mix: each is finished by itself, and only its picture is put in its place.
-        return _interleave([self._finish_step(step) for step in self._upsample(20, x)])
+        if x.is_cuda or torch.is_grad_enabled():
+            return _interleave([self._finish_step(step) for step in self._upsample(20, x)])
+        return torch.cat([_interleave(self._finish_band(x, top)) for top in range(0, x.shape[2], BAND_ROWS)], dim=2)
+
+    def _finish_band(self, x: Tensor, top: int) -> list[Tensor]:
+        """A band of rows of the last stage's (T, C, h, w), finished by itself: on a CPU its layers stay in the cache.
+
+        Returns:
+            Per time step that a step becomes (T, 3, 2 * rows, 2w).
+        """
+        begin, end = max(0, top - BAND_MARGIN), min(x.shape[2], top + BAND_ROWS + BAND_MARGIN)
+        n_rows = min(BAND_ROWS, x.shape[2] - top)
+        rows = slice(2 * (top - begin), 2 * (top - begin + n_rows))
+        return [self._finish_step(step)[:, :, rows] for step in self._upsample(20, x[:, :, begin:end])]
 
     def _upsample(self, index: int, x: Tensor) -> Iterator[Tensor]:
         """(T, C, h, w) -> one after the other, per time step that a step becomes, (T, C', 2h, 2w)."""
