@@ -3,12 +3,18 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DEFAULT_HEAD_DIM = 128
 PATCH = 2
-StateDict = Mapping[str, Tensor]
+RELEASED_GROW = (1, 2, 2)
+RELEASED_BLOCKS = (3, 3, 3)
+_STAGES = ("5|6|7", "11|12|13", "17|18|19")
+"""Layers of the tiny decoder that may be memory blocks."""
+StateDict = Mapping[str, "Tensor"]
 
 
 def _count(state: StateDict, pattern: str) -> int:
@@ -83,18 +89,35 @@ class TinyDecoderConfig:
         channels: of the four stages.
         predicts_residual: whether the output is the difference to the low-resolution frames (our small models) or the
             picture in [0, 1] (the released one).
+        grow: time steps that a step becomes behind each of the first three stages; 4 in all.
+        blocks: memory blocks of the first three stages, at most 3 each.
+        has_detail: whether a convolution also brings the low-resolution frames to the second stage, at 1/4 of the size
+            and frame by frame; the released model has none.
     """
 
     in_channels: int
     channels: tuple[int, int, int, int]
     predicts_residual: bool = False
+    grow: tuple[int, int, int] = RELEASED_GROW
+    blocks: tuple[int, int, int] = RELEASED_BLOCKS
+    has_detail: bool = False
 
     @classmethod
     def of(cls, state: StateDict, *, predicts_residual: bool = False) -> "TinyDecoderConfig":
         """Read the sizes; what the output means stands in no tensor's shape."""
         first, in_channels = state["decoder.1.weight"].shape[:2]
         second, third, last = (state[f"decoder.{layer}.weight"].shape[0] for layer in (10, 16, 22))
-        return cls(in_channels, (first, second, third, last), predicts_residual)
+        grown = (state[f"decoder.{layer}.conv.weight"].shape for layer in (9, 15, 21))
+        grow = tuple(shape[0] // shape[1] for shape in grown)
+        blocks = tuple(_count(state, rf"decoder\.({stage})\.conv\.0\.weight") for stage in _STAGES)
+        return cls(
+            in_channels,
+            (first, second, third, last),
+            predicts_residual,
+            cast(tuple[int, int, int], grow),
+            cast(tuple[int, int, int], blocks),
+            "detail.weight" in state,
+        )
 
 
 @dataclass(frozen=True)
