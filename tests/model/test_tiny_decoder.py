@@ -117,3 +117,50 @@ def test_a_decoder_fed_the_wrong_number_of_frames_refuses(
 ) -> None:
     with pytest.raises(ValueError, match="do not go with"):
         list(decoder.decode(latents, low_res[:-4], {}))
+
+
+DETAILED = TinyDecoderConfig(784, (12, 10, 8, 6), grow=(4, 1, 1), blocks=(1, 2, 0), has_detail=True)
+
+
+@pytest.fixture(scope="module")
+def detailed(make_random: Callable[..., TinyDecoder]) -> TinyDecoder:
+    return make_random(TinyDecoder(DETAILED))
+
+
+def test_sizes_are_read_off_the_tensors(decoder: TinyDecoder, detailed: TinyDecoder) -> None:
+    assert TinyDecoderConfig.of(decoder.state_dict()) == CONFIG
+    assert TinyDecoderConfig.of(detailed.state_dict()) == DETAILED
+
+
+def test_a_decoder_with_detail_streams(detailed: TinyDecoder, latents: torch.Tensor, low_res: torch.Tensor) -> None:
+    whole = decode_in_parts(detailed, latents, low_res, [N_LATENTS])
+    assert whole.shape == low_res.shape
+    for sizes in ([1] * N_LATENTS, [2, 3, 1]):
+        parts = decode_in_parts(detailed, latents, low_res, sizes)
+        torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_detail_is_of_each_frame_by_itself(detailed: TinyDecoder, latents: torch.Tensor, low_res: torch.Tensor) -> None:
+    """A change in the last frame of a group reaches earlier ones through the first stage alone, and others not."""
+    changed = low_res.clone()
+    changed[-1] += 0.5
+    before, after = (decode_in_parts(detailed, latents, x, [N_LATENTS]) for x in (low_res, changed))
+    assert (before[-1] - after[-1]).square().mean() > 4 * (before[-2] - after[-2]).square().mean()
+    torch.testing.assert_close(before[:-4], after[:-4])
+
+
+def test_detail_needs_a_second_stage_of_whole_frames() -> None:
+    with pytest.raises(RuntimeError, match="detail"):
+        TinyDecoder(TinyDecoderConfig(784, (12, 10, 8, 6), has_detail=True))
+
+
+@pytest.mark.parametrize("config", [CONFIG, DETAILED], ids=["released", "detailed"])
+def test_bands_of_rows_leave_no_border(make_random: Callable[..., TinyDecoder], config: TinyDecoderConfig) -> None:
+    decoder = make_random(TinyDecoder(config))
+    generator = torch.Generator().manual_seed(3)
+    latents = torch.randn(1, 16, 1, 22, 2, generator=generator)
+    low_res = torch.rand(1, 3, 176, 16, generator=generator) * 2 - 1
+    (whole,) = decoder.decode(latents, low_res, {})
+    with torch.no_grad():
+        (banded,) = decoder.decode(latents, low_res, {})
+    torch.testing.assert_close(banded, whole, rtol=1e-4, atol=1e-5)

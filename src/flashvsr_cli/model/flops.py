@@ -10,6 +10,7 @@ from flashvsr_cli.geometry import Geometry
 from flashvsr_cli.model.attention import sparsity_rank
 from flashvsr_cli.model.config import DiTConfig, LowResProjectionConfig, StateDict, TinyDecoderConfig
 from flashvsr_cli.model.lq_projection import KERNEL_FRAMES
+from flashvsr_cli.model.tiny_decoder import DETAIL_BLOCK
 from flashvsr_cli.model.windows import TOKENS_PER_WINDOW
 from flashvsr_cli.options import Settings
 from flashvsr_cli.schedule import FRAMES_PER_LATENT, NEXT_CHUNK_EMITS, NEXT_CHUNK_LATENTS
@@ -58,21 +59,17 @@ def _transformer(config: DiTConfig, n_text: int, window_grid: tuple[int, int], s
 
 
 def _decoder(config: TinyDecoderConfig, n_latent_pixels: int) -> int:
-    first, second, third, last = config.channels
-
-    def stage(channels: int, grow: int, following: int) -> tuple[int, int]:
-        """Multiply-adds per pixel and step before and after the stage's enlargement (there per enlarged pixel)."""
-        blocks = 3 * TAPS * (2 * channels * channels + 2 * channels * channels)
-        return blocks, grow * (channels * channels + TAPS * channels * following)
-
     n_pixels, n_steps = n_latent_pixels, LATENTS_PER_CHUNK
+    first, last = config.channels[0], config.channels[-1]
     total = n_steps * n_pixels * TAPS * (config.in_channels * first + first * first)
-    for channels, grow, following in ((first, 1, second), (second, 2, third), (third, 2, last)):
-        blocks, enlarged = stage(channels, grow, following)
-        total += n_steps * n_pixels * blocks
+    stages = zip(config.channels, config.channels[1:], config.blocks, config.grow, strict=False)
+    for i_stage, (channels, following, n_blocks, grow) in enumerate(stages):
+        total += n_steps * n_pixels * n_blocks * TAPS * 4 * channels * channels
         n_pixels *= 4
-        total += n_steps * n_pixels * enlarged
+        total += n_steps * n_pixels * grow * (channels * channels + TAPS * channels * following)
         n_steps *= grow
+        if i_stage == 0 and config.has_detail:
+            total += n_steps * n_pixels * TAPS * 3 * DETAIL_BLOCK**2 * following
     assert n_steps == NEXT_CHUNK_EMITS == LATENTS_PER_CHUNK * FRAMES_PER_LATENT
     total += n_steps * n_pixels * TAPS * (last * last + last * 3)
     return 2 * total

@@ -21,6 +21,9 @@ from flashvsr_cli.model.conv import conv_relu, nearest_twice_as_transposed, relu
 from flashvsr_cli.schedule import FRAMES_PER_LATENT
 
 CONDITION_BLOCK = 8
+DETAIL_BLOCK = 4
+MOST_BLOCKS = 3
+FIRST_UPSAMPLE = 8
 BAND_ROWS = 32
 BAND_MARGIN = 2
 """Rows at half the output's size: of a band finished at once on a CPU, and what its three convolutions see beyond."""
@@ -97,8 +100,8 @@ class TinyDecoder(nn.Module):
         self.predicts_residual = config.predicts_residual
         self._folded: dict[int, list[Tensor]] = {}
 
-        def stage(channels: int, grow: int, next_channels: int) -> Iterator[nn.Module]:
-            yield from (MemBlock(channels) for _ in range(3))
+        def stage(channels: int, n_blocks: int, grow: int, next_channels: int) -> Iterator[nn.Module]:
+            yield from (MemBlock(channels) if i < n_blocks else nn.Identity() for i in range(MOST_BLOCKS))
             yield nn.Upsample(scale_factor=2)
             yield TGrow(channels, grow)
             yield nn.Conv2d(channels, next_channels, 3, padding=1, bias=False)
@@ -111,15 +114,21 @@ class TinyDecoder(nn.Module):
                 nn.ReLU(),
                 nn.Conv2d(first, first, 3, padding=1, bias=False),
                 nn.ReLU(),
-                *stage(first, 1, second),
-                *stage(second, 2, third),
-                *stage(third, 2, last),
+                *stage(first, config.blocks[0], config.grow[0], second),
+                *stage(second, config.blocks[1], config.grow[1], third),
+                *stage(third, config.blocks[2], config.grow[2], last),
                 nn.ReLU(),
                 nn.Conv2d(last, last, 3, padding=1, bias=False),
                 nn.ReLU(),
                 nn.Conv2d(last, 3, 3, padding=1),
             ]
         )
+
+        self.detail: nn.Conv2d | None = None
+        if config.has_detail:
+            if config.grow[0] != FRAMES_PER_LATENT:
+                raise RuntimeError("detail.weight goes with a decoder whose second stage has every frame by itself")
+            self.detail = nn.Conv2d(3 * DETAIL_BLOCK**2, second, 3, padding=1)
 
     def decode(self, latents: Tensor, low_res: Frames, state: DecoderState) -> Iterator[Tensor]:
         """Decode a chunk, one latent frame at a time; updates `state` as it goes.
@@ -157,7 +166,7 @@ class TinyDecoder(nn.Module):
             x, state[index] = block(x, state.get(index))
             return x
 
-        return self.finish(self.run_layers(x, remember), condition)
+        return self.finish(self.run_layers(x, condition, remember), condition)
 
     @torch.no_grad()
     def fold_constants(self) -> None:
@@ -173,8 +182,14 @@ class TinyDecoder(nn.Module):
         grow, conv = cast(TGrow, self.decoder[index + 1]), cast(nn.Conv2d, self.decoder[index + 2])
         return nearest_twice_as_transposed(grow.conv.weight, conv.weight, grow.factor)
 
-    def run_layers(self, x: Tensor, run_block: Callable[[int, MemBlock, Tensor], Tensor]) -> Tensor:
-        """All layers on (T, 784, h, w), giving (4T, 3, 8h, 8w); how a MemBlock finds its past is the caller's."""
+    def run_layers(self, x: Tensor, condition: Tensor, run_block: Callable[[int, MemBlock, Tensor], Tensor]) -> Tensor:
+        """All layers on (T, 784, h, w), giving (4T, 3, 8h, 8w).
+
+        Args:
+            x: condition and latents, stacked.
+            condition: (4T, 3, 8h, 8w), the same low-resolution frames as they are.
+            run_block: runs a MemBlock; how that finds its past is the caller's.
+        """
         decoder = self.decoder
         x = conv_relu(cast(nn.Conv2d, decoder[1]), decoder[0](x))
         x = conv_relu(cast(nn.Conv2d, decoder[3]), x)
@@ -184,6 +199,8 @@ class TinyDecoder(nn.Module):
                 x = run_block(index, layer, x)
             elif isinstance(layer, nn.Upsample):
                 x = _interleave(list(self._upsample(index, x)))
+                if index == FIRST_UPSAMPLE and self.detail is not None:
+                    x = x + self.detail(F.pixel_unshuffle(condition, DETAIL_BLOCK))
         # From here on time steps do not mix: each is finished by itself, and only its picture is put in its place.
         if x.is_cuda or torch.is_grad_enabled():
             return _interleave([self._finish_step(step) for step in self._upsample(20, x)])

@@ -24,6 +24,9 @@ class ModelConfig:
         n_text: tokens of the fixed prompt.
         projection: channels of the low-resolution projection's two convolutions.
         decoder: channels of the tiny decoder's four stages.
+        decoder_grow: time steps that a step becomes behind each of the first three; 4 in all.
+        decoder_blocks: memory blocks of the first three, at most 3 each.
+        decoder_detail: whether the second stage sees the low-resolution frames as well; see `TinyDecoderConfig`.
         encoder: channels of the latent encoder; 0 takes the Wan VAE's.
         vae: the Wan VAE's file; empty looks for it beside `start_from`.
         decoder_output: "residual" to the enlarged input, or "picture".
@@ -39,6 +42,9 @@ class ModelConfig:
     n_text: int = 8
     projection: tuple[int, int] = (24, 64)
     decoder: tuple[int, int, int, int] = (64, 48, 16, 8)
+    decoder_grow: tuple[int, int, int] = (1, 2, 2)
+    decoder_blocks: tuple[int, int, int] = (3, 3, 3)
+    decoder_detail: bool = False
     encoder: int = 64
     vae: str = ""
     decoder_output: str = "residual"

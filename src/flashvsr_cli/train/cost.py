@@ -6,6 +6,7 @@ from flashvsr_cli.geometry import plan_geometry
 from flashvsr_cli.model.attention import REFERENCE_PIXELS
 from flashvsr_cli.model.config import PATCH, DiTConfig, LowResProjectionConfig, TinyDecoderConfig
 from flashvsr_cli.model.loading import PROMPT_KEY, load_state_dicts
+from flashvsr_cli.model.tiny_decoder import DETAIL_BLOCK
 from flashvsr_cli.model.traits import Traits
 from flashvsr_cli.model.windows import TOKENS_PER_WINDOW
 from flashvsr_cli.options import Settings
@@ -70,24 +71,18 @@ def count_macs(
 
 def _decoder_macs(decoder: TinyDecoderConfig) -> float:
     """Per pixel; a stage at 1/s of the side and 1/n of the frame rate has 1 / (s * s * n) positions per pixel."""
-    first, second, third, last = decoder.channels
-    at_eighth, at_quarter, at_half = 1 / (64 * 4), 1 / (16 * 4), 1 / (4 * 2)
-
-    def memory_blocks(channels: int) -> int:
-        return 3 * 9 * (2 * channels + channels + channels) * channels
-
-    def upsample(channels: int, grow: int, out: int) -> int:
+    first, last = decoder.channels[0], decoder.channels[-1]
+    total, positions = 9.0 * (decoder.in_channels + first) * first, 1 / (64 * FRAMES_PER_LATENT)
+    total *= positions
+    stages = zip(decoder.channels, decoder.channels[1:], decoder.blocks, decoder.grow, strict=False)
+    for i_stage, (channels, following, n_blocks, grow) in enumerate(stages):
+        total += positions * n_blocks * 9 * 4 * channels * channels
         # A transposed 4x4 convolution with stride 2 (model/tiny_decoder.py).
-        return grow * 16 * channels * out
-
-    return (
-        at_eighth * (9 * decoder.in_channels * first + 9 * first * first + memory_blocks(first))
-        + at_eighth * upsample(first, 1, second)
-        + at_quarter * (memory_blocks(second) + upsample(second, 2, third))
-        + at_half * (memory_blocks(third) + upsample(third, 2, last))
-        + 9 * last * last
-        + 27 * last
-    )
+        total += positions * grow * 16 * channels * following
+        positions *= 4 * grow
+        if i_stage == 0 and decoder.has_detail:
+            total += positions * 9 * 3 * DETAIL_BLOCK**2 * following
+    return total + 9 * last * last + 27 * last
 
 
 def cost_of_model(model: str) -> Cost:

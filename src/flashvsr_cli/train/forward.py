@@ -114,6 +114,7 @@ def decode_clips(decoder: TinyDecoder, latents: Tensor, low_res: Tensor) -> Tens
         past = torch.cat((torch.zeros_like(steps[:, :1]), steps[:, :-1]), dim=1).flatten(0, 1)
         return block.combine(x, past)
 
-    x = decoder.run_layers(x.contiguous(memory_format=torch.channels_last), remember)
-    frames = decoder.finish(x.float(), groups.flatten(0, 2)).unflatten(0, (batch, -1))
+    condition = groups.flatten(0, 2)
+    x = decoder.run_layers(x.contiguous(memory_format=torch.channels_last), condition, remember)
+    frames = decoder.finish(x.float(), condition).unflatten(0, (batch, -1))
     return frames[:, -low_res.shape[1] :]

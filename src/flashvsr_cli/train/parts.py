@@ -14,7 +14,7 @@ from flashvsr_cli.model.loading import iter_tensors, load_state_dicts, save_sing
 from flashvsr_cli.model.lq_projection import BLOCK, LowResProjection
 from flashvsr_cli.model.network import build_network
 from flashvsr_cli.model.stream import Network
-from flashvsr_cli.model.tiny_decoder import CONDITION_BLOCK, TGrow, TinyDecoder
+from flashvsr_cli.model.tiny_decoder import CONDITION_BLOCK, MemBlock, TGrow, TinyDecoder
 from flashvsr_cli.model.traits import RESIDUAL, Traits
 from flashvsr_cli.model.vae_decoder import VAEDecoder
 from flashvsr_cli.options import Settings, Version
@@ -34,6 +34,10 @@ MODEL_FILE = "model.safetensors"
 ENCODER_FILE = "encoder.safetensors"
 """What a finished stage leaves in its folder for the next one."""
 
+COLORS = 3
+DETAIL_GAIN = 4.0
+FIRST_STAGE_SHARE = 0.1
+"""How a small decoder's second stage starts: detail is a few hundredths of the signal's range."""
 CONDITION_CHANNELS = 3 * FRAMES_PER_LATENT * CONDITION_BLOCK**2
 
 
@@ -118,15 +122,24 @@ def build_random(config: ModelConfig, settings: Settings, seed: int) -> Parts:
             LowResProjectionConfig(3 * BLOCK**2, *config.projection, config.dim, 1), TRAINED_VERSION
         )
         residual = config.decoder_output == RESIDUAL
-        decoder = TinyDecoder(TinyDecoderConfig(CONDITION_CHANNELS + config.latent_channels, config.decoder, residual))
-        _initialise_decoder(decoder, config.decoder)
+        decoder = TinyDecoder(
+            TinyDecoderConfig(
+                CONDITION_CHANNELS + config.latent_channels,
+                config.decoder,
+                residual,
+                config.decoder_grow,
+                config.decoder_blocks,
+                config.decoder_detail,
+            )
+        )
+        _initialise_decoder(decoder, config)
         encoder = LatentEncoder(config.encoder, config.latent_channels)
         prompt = torch.randn(1, config.n_text, config.text_dim)
     traits = Traits(config.head_dim, config.decoder_output, settings)
     return Parts(ScoreModel(dit, projection), decoder, encoder, prompt, traits)
 
 
-def _initialise_decoder(decoder: TinyDecoder, channels: tuple[int, ...]) -> None:
+def _initialise_decoder(decoder: TinyDecoder, config: ModelConfig) -> None:
     """Keep the signal's size through two dozen layers, where PyTorch's own scheme lets it fade to nothing."""
     for layer in decoder.modules():
         if isinstance(layer, nn.Conv2d):
@@ -135,11 +148,25 @@ def _initialise_decoder(decoder: TinyDecoder, channels: tuple[int, ...]) -> None
                 nn.init.zeros_(layer.bias)
         if isinstance(layer, TGrow):
             nn.init.kaiming_normal_(layer.conv.weight, nonlinearity="linear")
-    if can_sharpen(decoder, channels):
+    if can_sharpen(decoder, config):
         start_as_sharpening(decoder)
     elif decoder.predicts_residual:
         # Starts as the plain enlargement.
         nn.init.zeros_(cast(nn.Conv2d, decoder.decoder[26]).weight)
+    if decoder.detail is not None:
+        _start_with_detail(decoder, decoder.detail)
+
+
+@torch.no_grad()
+def _start_with_detail(decoder: TinyDecoder, detail: nn.Conv2d) -> None:
+    """Let the second stage see differences between pixels first, not brightness, and little of the first stage."""
+    colors = detail.weight.unflatten(1, (COLORS, -1))
+    colors -= colors.mean(dim=(2, 3, 4), keepdim=True)
+    colors *= DETAIL_GAIN
+    cast(nn.Conv2d, decoder.decoder[10]).weight.mul_(FIRST_STAGE_SHARE)
+    for block in decoder.modules():
+        if isinstance(block, MemBlock):
+            nn.init.zeros_(cast(nn.Conv2d, block.conv[-1]).weight)
 
 
 def load_parts(source: str, settings: Settings, config: ModelConfig, seed: int) -> Parts:

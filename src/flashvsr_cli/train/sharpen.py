@@ -17,8 +17,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from flashvsr_cli.model.config import RELEASED_GROW
 from flashvsr_cli.model.tiny_decoder import CONDITION_BLOCK, MemBlock, TGrow, TinyDecoder
 from flashvsr_cli.schedule import FRAMES_PER_LATENT
+from flashvsr_cli.train.config import ModelConfig
 
 SCALE = 4
 COLORS = 3
@@ -33,10 +35,10 @@ PLACE = ((-0.25, 0.5, 0.25), (0.25, 0.5, -0.25))
 SMOOTH = (0.25, 0.5, 0.25)
 
 
-def can_sharpen(decoder: TinyDecoder, channels: tuple[int, ...]) -> bool:
-    """Whether the decoder predicts a residual and has room for the path."""
-    has_room = all(have >= need for have, need in zip(channels, NEEDED_CHANNELS, strict=True))
-    return decoder.predicts_residual and has_room
+def can_sharpen(decoder: TinyDecoder, config: ModelConfig) -> bool:
+    """Whether the decoder predicts a residual, has the released stages, and room for the path."""
+    has_room = all(have >= need for have, need in zip(config.decoder, NEEDED_CHANNELS, strict=True))
+    return decoder.predicts_residual and config.decoder_grow == RELEASED_GROW and has_room
 
 
 @torch.no_grad()
