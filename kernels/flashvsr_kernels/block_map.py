@@ -137,7 +137,8 @@ def _choose_digit(prefix, wanted, p_counts, n_groups):
     return (prefix << DIGIT_BITS) | digit, wanted
 
 
-@triton.jit
+# Not specialised: a rank that changes with the number of pages must not compile the kernel again mid-clip.
+@triton.jit(do_not_specialize=["rank"])
 def _softmax_kernel(
     scores_ptr, counts_ptr, state_ptr, rank, n_windows, n_k, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr
 ):
@@ -164,7 +165,7 @@ def _softmax_kernel(
     _count_digits(probs, mask, PATTERN_BITS - DIGIT_BITS, p_counts, BLOCK_Q * BLOCK_K)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["shift"])
 def _next_digit_kernel(
     probs_ptr,
     counts_ptr,

@@ -20,11 +20,11 @@ from torch import Tensor
 from flashvsr_kernels import interpreter  # noqa: F401
 from flashvsr_kernels.block_map import BlockMap
 from flashvsr_kernels.configs import capability_of
+from flashvsr_kernels.fp8_scale import fp8_scale
 
 WINDOW_TOK = 128
 LOG2_E = 1 / math.log(2)
 FP8 = torch.float8_e4m3fn
-FP8_MAX = tl.constexpr(448.0)
 LOG2_P_SCALE = tl.constexpr(8.0)
 MIN_CAPABILITY = (8, 9)  # Ada: the first with e4m3 products
 
@@ -54,8 +54,7 @@ def _write_v_kernel(
     place, o_d = tl.arange(0, WINDOW), tl.arange(0, HEAD_DIM)
     i_tok = i_blk.to(tl.int64) * WINDOW + _key_at(place)
     v = tl.load(v_ptr + i_tok[:, None] * stride_v + i_head * HEAD_DIM + o_d[None, :]).to(tl.float32)
-    largest = tl.max(tl.max(tl.abs(v), 1), 0)
-    scale = tl.where(largest > 0, largest / FP8_MAX, 1.0)
+    scale = fp8_scale(tl.max(tl.max(tl.abs(v), 1), 0))
     low = tl.trans((v / scale).to(tl.float8e4nv))
     tl.store(v_pages_ptr + (i_stored * HEAD_DIM + o_d[:, None]) * WINDOW + place[None, :], low)
     tl.store(v_log2_scales_ptr + i_stored, tl.log2(scale))
@@ -177,7 +176,7 @@ def block_sparse_attention_fp8(
         v_pages: (n_pages, M, H, d, 128) float8_e4m3fn, as `write_v` fills them.
         v_log2_scales: (n_pages, M, H) float32.
         block_map: lists for H heads and Q windows.
-        out_dtype: bfloat16 or float16.
+        out_dtype: floating; bfloat16 and float16 are fast on Hopper.
 
     Returns:
         (Q * 128, H * d), zeros for windows with an empty list.
@@ -190,7 +189,7 @@ def block_sparse_attention_fp8(
     out = torch.empty(q.shape, dtype=out_dtype, device=q.device)
     scale_log2 = LOG2_E / math.sqrt(head_dim)
     k, v = k_pages.flatten(0, 1), v_pages.flatten(0, 3)
-    if capability_of(q.device) == (9, 0):
+    if capability_of(q.device) == (9, 0) and out_dtype != torch.float32:
         from flashvsr_kernels.hopper_attention_fp8 import launch  # Gluon has no interpreter
 
         launch(q, k, v, v_log2_scales, out, block_map, head_dim, scale_log2)

@@ -14,12 +14,12 @@ import triton.language as tl
 from torch import Tensor
 
 from flashvsr_kernels import interpreter  # noqa: F401
+from flashvsr_kernels.fp8_scale import FP8_MAX, fp8_scale
 from flashvsr_kernels.norm import residual_layer_norm_fp8
 
 __all__ = ["Fp8Weight", "fp8_linear", "gelu_quantize_rows", "quantize_rows", "residual_layer_norm_fp8"]
 
 FP8 = torch.float8_e4m3fn
-FP8_MAX = tl.constexpr(448.0)
 
 
 @triton.jit
@@ -37,8 +37,7 @@ def _quantize_rows_kernel(x_ptr, out_ptr, scale_ptr, dim, stride_x, GELU: tl.con
         o_d = o + tl.arange(0, BLOCK_D)
         x = tl.load(p_x + o_d, mask=o_d < dim, other=0.0).to(tl.float32)
         largest = tl.maximum(largest, tl.abs(_gelu_tanh(x) if GELU else x))
-    largest = tl.max(largest, 0)
-    scale = tl.where(largest > 0, largest / FP8_MAX, 1.0)
+    scale = fp8_scale(tl.max(largest, 0))
     tl.store(scale_ptr + tl.program_id(0), scale)
     # The row comes from the cache this time; to keep it in registers costs a tile of the next power of two.
     for o in range(0, dim, BLOCK_D):

@@ -12,9 +12,9 @@ import triton.language as tl
 from torch import Tensor
 
 from flashvsr_kernels import interpreter  # noqa: F401
+from flashvsr_kernels.fp8_scale import fp8_scale
 
 ROWS_PER_PROGRAM = 4
-FP8_MAX = tl.constexpr(448.0)
 
 
 @triton.jit
@@ -59,8 +59,7 @@ def _residual_layer_norm_kernel(
     out = centred * rstd[:, None] * weight[None, :] + bias[None, :]
     if QUANTIZE:
         out = tl.where(m_d[None, :], out, 0.0)
-        largest = tl.max(tl.abs(out), 1)
-        scale = tl.where(largest > 0, largest / FP8_MAX, 1.0)
+        scale = fp8_scale(tl.max(tl.abs(out), 1))
         out = out / scale[:, None]
         tl.store(scale_ptr + i_tok, scale, mask=i_tok < n_tok)
     p_out = out_ptr + i_tok[:, None] * dim + o_d[None, :]

@@ -13,11 +13,11 @@ import triton.language as tl
 from torch import Tensor
 
 from flashvsr_kernels import interpreter  # noqa: F401
+from flashvsr_kernels.fp8_scale import FP8_MAX
 
 WINDOW_TOK = 128
 ROWS_PER_PROGRAM = 16  # a divisor of the window: each program's sum belongs to one window
 ROWS_AT_ONCE = 4
-FP8_MAX = tl.constexpr(448.0)
 
 
 @triton.jit

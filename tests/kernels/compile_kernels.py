@@ -33,6 +33,7 @@ INT_POINTERS = {
     "page_table_ptr", "counts_ptr", "next_counts_ptr", "state_ptr", "next_state_ptr", "index_ptr", "count_ptr",
     "order_ptr", "new_pages_ptr",
 }  # fmt: skip
+WHOLE_INTEGERS = {"n_tok", "dim", "page_tok"}  # multiples of 16 for the released size, as are all strides
 
 
 def type_of(name, element):
@@ -49,7 +50,8 @@ def compile_kernel(kernel, capability, n_warps, constants, element="bf16", speci
     names = kernel.arg_names
     special = special or {}
     signature = {n: "constexpr" if n in constants else special.get(n, type_of(n, element)) for n in names}
-    aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if signature[n].startswith("*")}
+    divisible = [signature[n][0] == "*" or n.startswith("stride_") or n in WHOLE_INTEGERS for n in names]
+    aligned = {(i,): [["tt.divisibility", 16]] for i, is_divisible in enumerate(divisible) if is_divisible}
     source = ASTSource(kernel, signature, {(names.index(n),): v for n, v in constants.items()}, aligned)
     triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": n_warps})
     sys.stdout.write(f"{kernel.__name__}\n")
@@ -57,7 +59,8 @@ def compile_kernel(kernel, capability, n_warps, constants, element="bf16", speci
 
 def compile_portable(capability):
     map_tile = {"BLOCK_Q": 8, "BLOCK_K": 512}
-    compile_kernel(block_map._scores_kernel, capability, 4, dict(map_tile, BLOCK_Q=16, HEAD_DIM=128, BLOCK_D=32))
+    score_tile = {"BLOCK_Q": 16, "BLOCK_K": 64, "HEAD_DIM": 128, "BLOCK_D": 32}
+    compile_kernel(block_map._scores_kernel, capability, 4, score_tile)
     for kernel in (block_map._softmax_kernel, block_map._next_digit_kernel, block_map._index_lists_kernel):
         compile_kernel(kernel, capability, 8, map_tile)
     compile_kernel(block_map._order_kernel, capability, 4, {"BLOCK": 16, "BLOCK_OTHER": 256})
@@ -93,6 +96,16 @@ def compile_portable_fp8(capability):
         {"N_HEADS": 12, "HEAD_DIM": 128, "BLOCK": 128, "BLOCK_N": 64, "N_STAGES": 2},
         special={"q_ptr": low, "k_ptr": low, "v_ptr": low},
     )  # fmt: skip
+    compile_kernel(
+        norm._residual_layer_norm_kernel, capability, 8,
+        {"HAS_DELTA": True, "HAS_GATE": True, "QUANTIZE": True, "ROWS": norm.ROWS_PER_PROGRAM, "BLOCK_D": 2048},
+        special={"out_ptr": low},
+    )  # fmt: skip
+    constants = {
+        "DIM": 1536, "HEAD_DIM": 128, "BLOCK_D": 2048, "ROWS": qk_rope.ROWS_PER_PROGRAM,
+        "ROWS_AT_ONCE": qk_rope.ROWS_AT_ONCE, "IS_FP8": True, "v_ptr": None, "v_pages_ptr": None,
+    }  # fmt: skip
+    compile_kernel(qk_rope._write_qk_kernel, capability, 8, constants, special={"q_out_ptr": low, "k_pages_ptr": low})
     for gelu in (False, True):
         constants = {"GELU": gelu, "BLOCK_D": 2048}
         compile_kernel(fp8_linear._quantize_rows_kernel, capability, 4, constants, special={"out_ptr": low})

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import flashvsr_kernels
 from flashvsr_cli.model.dit import Conditioning, DiT, DiTBlock
 from flashvsr_cli.model.transformer import ChunkContext
 from flashvsr_cli.transfer import upload
@@ -115,12 +116,13 @@ class FusedTransformer:
     """
 
     name = "triton"
-    stores_fp8 = True
 
     def __init__(self, dit: DiT, conditioning: Conditioning, *, fp8: bool = False) -> None:
         self.config = dit.config
         self._dit = dit
         self._conditioning = conditioning
+        device = dit.patch_embedding.weight.device
+        self.stores_fp8 = device.type == "cpu" or flashvsr_kernels.supports_fp8(device)
         self._norm: Callable[..., Activation] = residual_layer_norm_fp8 if fp8 else residual_layer_norm
         linear = _Fp8Linear if fp8 else _Linear
         self._blocks = []
@@ -132,6 +134,11 @@ class FusedTransformer:
 
     def __call__(self, noise: Tensor, low_res_tokens: list[Tensor], chunk: ChunkContext) -> Tensor:
         """See `Transformer`."""
+        # Triton launches on the current device, wherever its arguments are.
+        with torch.cuda.device_of(noise):
+            return self._run(noise, low_res_tokens, chunk)
+
+    def _run(self, noise: Tensor, low_res_tokens: list[Tensor], chunk: ChunkContext) -> Tensor:
         x, grid = self._dit.embed_patches(noise)
         # One copy to the device per chunk tells every layer its pages.
         tables = upload(torch.tensor(chunk.pages, dtype=torch.int32), x.device)

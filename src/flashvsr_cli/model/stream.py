@@ -52,7 +52,8 @@ class Stream:
         self._vae_state: VAEState = {}
         if settings.kv_precision == "fp8" and not network.transformer.stores_fp8:
             raise DeviceError(
-                f"An fp8 cache needs the GPU kernels, and here the {network.transformer.name} backend computes.",
+                "An fp8 cache needs the GPU kernels on Ada, Hopper or newer; here the "
+                f"{network.transformer.name} backend computes on {network.device}.",
                 "Leave --kv-precision out.",
             )
         rows, columns = geometry.window_grid
@@ -73,13 +74,13 @@ class Stream:
         return (1, self._network.dit.config.latent_channels, len(chunk.latents), height, width)
 
     @torch.inference_mode()
-    def project(self, read: Tensor) -> None:
+    def project(self, read: Frames) -> None:
         """Take in the low-resolution frames of a chunk, in the groups of `Chunk.split_read`, before `push`.
 
         Args:
-            read: (T, 3, H, W) in [-1, 1], enlarged and padded.
+            read: (T, 3, H, W) in [-1, 1], enlarged and padded; a slice at a time is taken.
         """
-        self._tokens.append(self._network.projection(read.to(self._network.dtype), self._projection_state))
+        self._tokens.append(self._network.projection(read, self._projection_state))
 
     @torch.inference_mode()
     def push(self, chunk: Chunk, emit: Frames, noise: Tensor) -> Iterator[Tensor]:
