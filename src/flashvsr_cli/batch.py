@@ -1,32 +1,65 @@
-"""Many inputs, one warm model: what to do, and doing it without one bad file stopping the rest."""
+"""Many inputs, one warm model, and no bad file that stops the rest.
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+The model works on one file at a time, on the thread that calls `BatchRun.run`. Beside it, on threads of their own, the
+next files are opened and decoded as far as their queues go, and those that the model is done with empty their encoders
+and get their names.
+"""
+
+import errno
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from flashvsr_cli.errors import FlashVSRError, InputError, UsageError, as_known_error
+from av.error import FFmpegError
+
+from flashvsr_cli.batch_choice import Choice
+from flashvsr_cli.batch_plan import check_place
+from flashvsr_cli.batch_record import Entry, Record, Stamp, hash_content
+from flashvsr_cli.errors import DeviceError, DeviceMemoryError, FlashVSRError, OutputError, as_known_error
 from flashvsr_cli.jobs import Job, OpenJob
 from flashvsr_cli.listener import Listener
 from flashvsr_cli.options import Settings
 from flashvsr_cli.report import Report
-from flashvsr_cli.video.encoding import MUXERS
-from flashvsr_cli.video.formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from flashvsr_cli.video.faults import output_error
+from flashvsr_cli.video.info import SourceInfo
 
 if TYPE_CHECKING:
     from flashvsr_cli.pipeline import Upscaler
 
-WRITABLE_SUFFIXES = frozenset(f".{extension}" for extension in (*MUXERS, "y4m"))
-FALLBACK_SUFFIX = ".mkv"
 State = Literal["done", "skipped", "failed"]
+RETRY_AFTER_S = 2.0
+# What the operating system says of a disk, network or machine that may be well again, never of a file that is bad.
+PASSING = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("EIO", "ENOSPC", "EDQUOT", "ENOMEM", "EMFILE", "ENFILE", "EAGAIN", "EBUSY", "ENOLCK", "ESTALE", "ETIMEDOUT"),
+        *("ENETDOWN", "ENETUNREACH", "ECONNRESET", "ECONNABORTED", "EHOSTDOWN", "EHOSTUNREACH"),
+    )
+    if hasattr(errno, name)
+)
 
 
 @dataclass(frozen=True)
-class BatchItem:
-    """One file of a batch and where its result goes."""
+class Failure:
+    """Why a file failed, without the exception: its traceback would keep the frames and tensors of the run alive."""
 
-    source: Path
-    target: Path
+    message: str
+    next_step: str | None = None
+
+    @classmethod
+    def of(cls, error: FlashVSRError) -> "Failure":
+        """The sentences of an error."""
+        return cls(error.message, error.next_step)
+
+    def text(self, n_attempts: int) -> str:
+        """All of it in one line."""
+        tried = f"(tried {n_attempts} times)" if n_attempts > 1 else None
+        return " ".join(part for part in (self.message, tried, self.next_step) if part)
 
 
 @dataclass(frozen=True)
@@ -34,90 +67,320 @@ class BatchResult:
     """What became of one file.
 
     Attributes:
-        job: what was asked.
+        source: the input.
+        target: its result.
         state: "done", "skipped" (the result was there already) or "failed".
-        report: of a job that is done.
-        error: why a job failed.
+        report: of a file that is done.
+        failure: why one failed.
+        reason: why one was skipped or made again, if that is not plain.
+        n_attempts: how often it was tried.
     """
 
-    job: Job
+    source: str
+    target: str | None
     state: State
     report: Report | None = None
-    error: FlashVSRError | None = None
+    failure: Failure | None = None
+    reason: str | None = None
+    n_attempts: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """For the `--report` file."""
-        facts: dict[str, Any] = {"input": self.job.source, "output": self.job.target, "state": self.state}
+        facts: dict[str, Any] = {"input": self.source, "output": self.target, "state": self.state}
+        if self.n_attempts:
+            facts["attempts"] = self.n_attempts
+        if self.reason:
+            facts["reason"] = self.reason
         if self.report:
             facts["report"] = self.report.to_json()
-        if self.error:
-            facts |= {"error": self.error.message, "next_step": self.error.next_step}
+        if self.failure:
+            facts |= {"error": self.failure.message, "next_step": self.failure.next_step}
         return facts
 
 
-def plan_batch(source: Path, target: Path, *, recursive: bool, extension: str | None) -> list[BatchItem]:
-    """The media files of a folder, sorted by name, each with its place in the mirrored tree below `target`.
+class BatchListener(Protocol):
+    """Whoever shows the user how far a batch is. Called from several threads."""
 
-    Results of an earlier run that lie below `source`, and hidden files, are left out. A video keeps its extension
-    unless `extension` says otherwise or its container can be read only.
+    def file(self, job: Job) -> Listener:
+        """Who is told how far one file is."""
+        ...
 
-    Raises:
-        InputError: there is nothing to do.
-        UsageError: two inputs would become the same output, or source and target are the same folder.
+    def opened(self, job: Job, info: SourceInfo) -> None:
+        """A file is open."""
+        ...
+
+    def ended(self, job: Job, result: BatchResult) -> None:
+        """A file is done or has failed."""
+        ...
+
+    def retried(self, job: Job, failure: Failure) -> None:
+        """A file has failed and will be tried again."""
+        ...
+
+    def notice(self, text: str) -> None:
+        """Something the user should know."""
+        ...
+
+
+@dataclass
+class _Attempt:
+    """One go at one file."""
+
+    choice: Choice
+    job: Job
+    number: int = 1
+    not_before: float = 0.0
+    stamp: Stamp | None = None
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """How a batch runs.
+
+    Attributes:
+        folder: the output folder, which nothing leaves.
+        n_jobs: files that are open at a time: one the model works on, the others being read ahead or finished.
+        n_retries: how often a file is tried again after an error that can pass.
     """
-    here, there = source.resolve(), target.resolve()
-    if here == there:
-        raise UsageError("Input and output folder are the same.", "Choose another folder with -o.")
-    claimed: dict[Path, Path] = {}
-    for path in sorted(_media_files(source, recursive)):
-        if there.is_relative_to(here) and path.resolve().is_relative_to(there):
-            continue
-        goal = target / path.relative_to(source).with_suffix(_result_suffix(path, extension))
-        if goal in claimed:
-            raise UsageError(
-                f"{claimed[goal].name} and {path.name} would both become {goal}.", "Rename one, or omit --extension."
-            )
-        claimed[goal] = path
-    if not claimed:
-        more = "" if recursive else ", or add --recursive"
-        raise InputError(f"{source} holds no video or picture.", f"Check the folder{more}.")
-    return [BatchItem(path, goal) for goal, path in claimed.items()]
+
+    folder: Path
+    n_jobs: int = 2
+    n_retries: int = 1
 
 
-def _media_files(folder: Path, recursive: bool) -> Iterable[Path]:
-    for path in folder.rglob("*") if recursive else folder.glob("*"):
-        is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not is_hidden and path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES:
-            yield path
+@dataclass
+class BatchRun:
+    """Runs the files of a batch.
 
+    Attributes:
+        upscaler: the model.
+        settings: how it computes.
+        options: how the batch runs.
+        listener: told how far it is.
+        record: where results are remembered.
+        settings_of: all that decides a job's result beside its input, for the record.
+        results: what became of the files so far, as they ended.
+    """
 
-def _result_suffix(path: Path, extension: str | None) -> str:
-    if path.suffix.lower() not in VIDEO_SUFFIXES:
-        return path.suffix
-    if extension:
-        return f".{extension.lstrip('.')}"
-    return path.suffix if path.suffix.lower() in WRITABLE_SUFFIXES else FALLBACK_SUFFIX
+    upscaler: "Upscaler"
+    settings: Settings
+    options: BatchOptions
+    listener: BatchListener
+    record: Record
+    settings_of: Callable[[Job], dict[str, Any]]
+    results: list[BatchResult] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._changed = threading.Condition()
+        self._is_stopped = threading.Event()
+        self._waiting: deque[_Attempt] = deque()
+        self._ready: deque[tuple[_Attempt, OpenJob]] = deque()
+        self._open_jobs: set[OpenJob] = set()
+        self._n_busy = 0
+        self._fault: BaseException | None = None
+        self._record_failed = False
 
-def skip_done(jobs: Sequence[Job]) -> tuple[list[BatchResult], list[Job]]:
-    """The results of jobs whose output is there already, and the jobs that remain."""
-    is_done = {job: Path(job.target).is_file() and not job.overwrite for job in jobs}
-    skipped = [BatchResult(job, "skipped") for job in jobs if is_done[job]]
-    return skipped, [job for job in jobs if not is_done[job]]
+    def run(self, choices: Sequence[Choice]) -> None:
+        """Run what is to be run, whatever becomes of each; returns when the last file has ended.
 
+        After an exception, as from Ctrl-C, nothing unfinished is left behind and `results` has what is done.
+        """
+        self._waiting.extend(_Attempt(choice, choice.job) for choice in choices if choice.job is not None)
+        # One thread opens, so that files come in order; as many as there may be finish.
+        with ThreadPoolExecutor(1) as self._opener, ThreadPoolExecutor(self.options.n_jobs) as self._finisher:
+            try:
+                self._fill()
+                while (ready := self._take_ready()) is not None:
+                    self._compute(*ready)
+            except BaseException as error:
+                self._stop(error)
+                raise
 
-def run_batch(
-    upscaler: "Upscaler", jobs: Sequence[Job], settings: Settings, listener: Listener
-) -> Iterator[BatchResult]:
-    """Run jobs one after the other, whatever becomes of each."""
-    for i_job, job in enumerate(jobs, 1):
+    def _fill(self) -> None:
+        """Open files as long as there may be more."""
+        with self._changed:
+            while self._waiting and self._n_busy < self.options.n_jobs and not self._is_stopped.is_set():
+                self._n_busy += 1
+                self._submit(self._opener, self._open, self._waiting.popleft())
+            self._changed.notify_all()
+
+    def _submit(self, pool: ThreadPoolExecutor, step: Callable[..., None], *arguments: object) -> None:
+        """A step on a thread of a pool; what goes wrong in it other than by a bad file is raised by `run`."""
+
+        def work() -> None:
+            try:
+                step(*arguments)
+            except BaseException as error:  # noqa: BLE001 - carried to the thread that runs the batch
+                with self._changed:
+                    self._fault = error
+                    self._changed.notify_all()
+
+        pool.submit(work)
+
+    def _take_ready(self) -> tuple[_Attempt, OpenJob] | None:
+        """The next file that is open; None when all have ended."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready or not self._n_busy or self._fault)
+            if self._fault is not None:
+                raise self._fault
+            return self._ready.popleft() if self._ready else None
+
+    def _open(self, attempt: _Attempt) -> None:
+        self._is_stopped.wait(max(0.0, attempt.not_before - time.monotonic()))
+        if self._is_stopped.is_set():
+            return
         try:
-            Path(job.target).parent.mkdir(parents=True, exist_ok=True)
-            with OpenJob(job) as opened:
-                label = f"{i_job}/{len(jobs)} {job.source}"
-                report = opened.run(upscaler, settings, listener, label=label)
-            yield BatchResult(job, "done", report=report)
+            self._make_place(attempt)
+            opened = OpenJob(attempt.job)
         except Exception as error:  # noqa: BLE001 - recorded and shown; one bad file does not stop the rest
-            known = as_known_error(error)
-            listener.notice(f"{job.source} failed: {known.message}")
-            yield BatchResult(job, "failed", error=known)
+            self._fail(attempt, error)
+            return
+        with self._changed:
+            self._open_jobs.add(opened)
+        self.listener.opened(attempt.job, opened.info)
+        opened.read_ahead()
+        with self._changed:
+            self._ready.append((attempt, opened))
+            self._changed.notify_all()
+
+    def _make_place(self, attempt: _Attempt) -> None:
+        item = attempt.choice.item
+        check_place(item, self.options.folder)
+        try:
+            item.target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise output_error(str(item.target.parent), error) from error
+        # Taken before it is read: a file that changes meanwhile is another one next time.
+        attempt.stamp = _stamp_of(item.source)
+
+    def _compute(self, attempt: _Attempt, opened: OpenJob) -> None:
+        listener = self.listener.file(attempt.job)
+        try:
+            opened.compute(self.upscaler, self.settings, listener, label=attempt.job.source)
+        except Exception as error:  # noqa: BLE001 - as in `_open`
+            self._close(opened)
+            self._fail(attempt, error)
+            return
+        self._submit(self._finisher, self._finish, attempt, opened, listener)
+
+    def _finish(self, attempt: _Attempt, opened: OpenJob, listener: Listener) -> None:
+        try:
+            report = opened.finish(self.upscaler, self.settings, listener)
+        except Exception as error:  # noqa: BLE001 - as in `_open`
+            if not self._is_stopped.is_set():
+                self._close(opened)
+                self._fail(attempt, error)
+            return
+        self._close(opened)
+        self._end(attempt, "done", report=report)
+
+    def _fail(self, attempt: _Attempt, error: Exception) -> None:
+        known = as_known_error(error)
+        is_lost = isinstance(known, DeviceError) and not isinstance(known, DeviceMemoryError)
+        can_pass = can_pass_by_itself(known)
+        failure = Failure.of(known)
+        if can_pass and attempt.number <= self.options.n_retries:
+            self.listener.retried(attempt.job, failure)
+            later = _Attempt(
+                attempt.choice, attempt.job, number=attempt.number + 1, not_before=time.monotonic() + RETRY_AFTER_S
+            )
+            with self._changed:
+                # The others could not do without the device either.
+                (self._waiting.appendleft if is_lost else self._waiting.append)(later)
+                self._n_busy -= 1
+            self._fill()
+            return
+        if is_lost:
+            self.listener.notice("The device does not come back: the files that are left are not tried.")
+            with self._changed:
+                self._waiting.clear()
+        self._end(attempt, "failed", failure=failure)
+
+    def _end(
+        self,
+        attempt: _Attempt,
+        state: Literal["done", "failed"],
+        *,
+        report: Report | None = None,
+        failure: Failure | None = None,
+    ) -> None:
+        job = attempt.job
+        result = BatchResult(
+            job.source, job.target, state, report, failure, reason=attempt.choice.reason, n_attempts=attempt.number
+        )
+        with self._changed:
+            self.results.append(result)
+        self._remember(attempt, result)
+        self.listener.ended(job, result)
+        with self._changed:
+            self._n_busy -= 1
+        self._fill()
+
+    def _remember(self, attempt: _Attempt, result: BatchResult) -> None:
+        item, is_done = attempt.choice.item, result.state == "done"
+        sha256 = None
+        if is_done and attempt.stamp is not None:
+            sha256 = self._hash(item.source, attempt.stamp)
+        entry = Entry(
+            result=self.record.key(item.target),
+            state="done" if is_done else "failed",
+            settings=self.settings_of(attempt.job),
+            source=attempt.stamp,
+            sha256=sha256,
+            output=_stamp_of(item.target) if is_done else None,
+            error=result.failure.message if result.failure else None,
+            n_attempts=attempt.number,
+        )
+        try:
+            self.record.add(entry)
+        except OutputError as error:
+            if not self._record_failed:
+                self._record_failed = True
+                self.listener.notice(f"{error.message} What is not recorded is left alone by the next batch.")
+
+    def _hash(self, path: Path, stamp: Stamp) -> str | None:
+        """The input's hash; None if it cannot be had, or is no longer that of what was read."""
+        try:
+            sha256 = hash_content(path, self._is_stopped.is_set)
+        except OSError:
+            return None
+        return sha256 if _stamp_of(path) == stamp else None
+
+    def _close(self, opened: OpenJob, error: BaseException | None = None) -> None:
+        with self._changed:
+            self._open_jobs.discard(opened)
+        opened.__exit__(type(error) if error else None, error, None)
+
+    def _stop(self, error: BaseException) -> None:
+        """End at once: outputs that are complete but for their name may still get it, the others are removed."""
+        self._is_stopped.set()
+        for opened in list(self._open_jobs):
+            opened.interrupt()
+        self._opener.shutdown(cancel_futures=True)
+        self._finisher.shutdown(cancel_futures=True)
+        for opened in list(self._open_jobs):
+            self._close(opened, error)
+
+
+def can_pass_by_itself(error: FlashVSRError) -> bool:
+    """Whether it is worth to try again: the device failed or was full, or the operating system was in trouble.
+
+    Never what is wrong with the input or the options. FFmpeg reports a bad file as an input/output error too, so
+    what it says of an input does not count.
+    """
+    if isinstance(error, DeviceError):
+        return True
+    cause: BaseException | None = error.__cause__
+    while cause is not None:
+        is_own = not isinstance(cause, FFmpegError) or isinstance(error, OutputError)
+        if is_own and isinstance(cause, OSError | FFmpegError) and cause.errno in PASSING:
+            return True
+        cause = cause.__cause__
+    return False
+
+
+def _stamp_of(path: Path) -> Stamp | None:
+    try:
+        return Stamp.of(path)
+    except OSError:
+        return None

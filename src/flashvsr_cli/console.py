@@ -34,16 +34,28 @@ UNBOUNDED_WIDTH = 10_000
 stderr = Console(stderr=True, soft_wrap=not sys.stderr.isatty())
 
 
+def visible(text: str) -> str:
+    """The text with everything escaped that is no visible character, so that no file's name can steer a terminal."""
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    # Python's stand-ins for the bytes of a name that are no UTF-8.
+    is_byte = 0xDC80 <= code <= 0xDCFF
+    return f"\\x{code - 0xDC00:02x}" if is_byte else character.encode("unicode_escape").decode()
+
+
 def print_line(text: str) -> None:
-    """A line for people, as it is."""
-    stderr.print(text, markup=False, highlight=False)
+    """A line for people."""
+    stderr.print(visible(text), markup=False, highlight=False)
 
 
 def print_error(message: str, next_step: str | None) -> None:
     """The sentence of an error and its next step."""
-    stderr.print(Text.assemble(("error:", "bold red"), " ", message))
+    stderr.print(Text.assemble(("error:", "bold red"), " ", visible(message)))
     if next_step:
-        stderr.print(Text.assemble(("next:", "bold"), " ", next_step))
+        stderr.print(Text.assemble(("next:", "bold"), " ", visible(next_step)))
 
 
 def print_table(table: Table, *, to_stderr: bool = False) -> None:
@@ -124,7 +136,7 @@ class BarReporter:
     def start(self, label: str, n_frames: int | None) -> None:
         """A new bar takes the place of the old one."""
         self._progress.remove_task(self._task)
-        self._task = self._progress.add_task("upscaling", total=n_frames, label=escape(label))
+        self._task = self._progress.add_task("upscaling", total=n_frames, label=escape(visible(label)))
 
     def stage(self, text: str) -> None:
         """Shown in front of the bar."""
@@ -136,7 +148,7 @@ class BarReporter:
 
     def notice(self, text: str) -> None:
         """A line above the bar."""
-        self._progress.console.print(f"note: {text}", markup=False, highlight=False)
+        self._progress.console.print(f"note: {visible(text)}", markup=False, highlight=False)
 
 
 @contextmanager

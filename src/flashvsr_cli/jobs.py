@@ -19,6 +19,7 @@ from flashvsr_cli.report import Report, peak_device_bytes, reset_peak_device_byt
 from flashvsr_cli.resume import job_facts, model_facts
 from flashvsr_cli.resume_sink import ResumableSink, open_resumable_sink
 from flashvsr_cli.video.frame import Frame, Image
+from flashvsr_cli.video.info import SourceInfo
 from flashvsr_cli.video.reader import open_source
 from flashvsr_cli.video.sink import Sink
 from flashvsr_cli.video.threads import ReadAhead, WriteBehind
@@ -105,9 +106,9 @@ class OpenJob:
         return sink.n_done
 
     @property
-    def n_frames(self) -> int | None:
-        """Frames that the input promises; None if it does not say."""
-        return self._source.info.n_frames
+    def info(self) -> SourceInfo:
+        """What is known about the input."""
+        return self._source.info
 
     def run(self, upscaler: "Upscaler", settings: Settings, listener: Listener, *, label: str | None = None) -> Report:
         """Upscale; the output appears under its name only when it is complete.

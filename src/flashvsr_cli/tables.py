@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from flashvsr_cli.console import print_line, print_table
+from flashvsr_cli.console import print_line, print_table, visible
 
 if TYPE_CHECKING:
     from flashvsr_cli.batch import BatchResult
@@ -25,33 +25,38 @@ def _size_text(size: tuple[int, int]) -> str:
 
 
 def print_batch(results: Sequence["BatchResult"], *, n_left: int = 0, quiet: bool = False) -> None:
-    """One row per file of a batch, with why it failed and what to do; if `quiet`, the failures only.
+    """One row per file that was made, failed, or was left alone for a reason, and how many there are of each.
 
     Args:
-        results: what became of the files.
+        results: what became of the files; those that were plainly skipped are counted only.
         n_left: how many files were not reached.
         quiet: nothing but failures.
     """
-    wanted = [result for result in results if result.state == "failed" or not quiet]
-    if not wanted:
+    told = [result for result in results if result.state == "failed" or not quiet]
+    if not told:
         return
     table = Table(box=None, pad_edge=False)
     table.add_column("state")
     table.add_column("frames", justify="right")
     table.add_column("fps", justify="right")
     table.add_column("file", overflow="fold")
-    for result in wanted:
-        report, error = result.report, result.error
-        file = Text(result.job.source)
-        if error:
-            file.append(f"\n{' '.join(part for part in (error.message, error.next_step) if part)}", style="red")
+    for result in told:
+        if result.state == "skipped" and not result.reason:
+            continue
+        report, failure = result.report, result.failure
+        file = Text(visible(result.source))
+        if result.reason:
+            file.append(f"\n{visible(result.reason)}", style="dim")
+        if failure:
+            file.append(f"\n{visible(failure.text(result.n_attempts))}", style="red")
         table.add_row(
             Text(result.state, style=STATE_STYLES[result.state]),
             str(report.frames_out) if report else "",
             f"{report.fps:.2f}" if report else "",
             file,
         )
-    print_table(table, to_stderr=True)
+    if table.row_count:
+        print_table(table, to_stderr=True)
     counts = {state: sum(result.state == state for result in results) for state in ("done", "skipped", "failed")}
     print_line(", ".join(f"{n} {state}" for state, n in {**counts, "not reached": n_left}.items() if n))
 

@@ -4,6 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
+from flashvsr_cli.batch_record import RECORD_NAME
+
 
 def cut_in_half(path: Path) -> None:
     data = path.read_bytes()
@@ -22,7 +24,7 @@ def test_three_clips_of_which_one_is_cut_in_half(flashvsr, make_clip, look, file
     assert "2 done, 1 failed" in done.stderr
     assert "in/b.mp4 is not a media file, or it is cut short" in done.stderr
     assert "in/c[bold].mp4" in done.stderr
-    assert files_in() - inputs == {"out", "out/a.mp4", "out/c[bold].mp4", "r.json"}
+    assert files_in() - inputs == {"out", "out/a.mp4", "out/c[bold].mp4", f"out/{RECORD_NAME}", "r.json"}
     assert look(tmp_path / "out/a.mp4").n_frames == 9
     assert look(tmp_path / "out/c[bold].mp4").n_frames == 5
     files = {file["input"]: file for file in json.loads((tmp_path / "r.json").read_text())["files"]}
@@ -34,11 +36,11 @@ def test_three_clips_of_which_one_is_cut_in_half(flashvsr, make_clip, look, file
     assert files["in/a.mp4"]["report"]["frames_out"] == 9
     assert "cut short" in files["in/b.mp4"]["error"]
 
-    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("[!.]*")}
     again = flashvsr("batch", "in", "-o", "out", "-s", 2)
     assert again.code == 1
     assert "2 skipped, 1 failed" in again.stderr
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == written
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("[!.]*")} == written
 
     (tmp_path / "in/b.mp4").unlink()
     nothing_left = flashvsr("batch", "in", "-o", "out", "-s", 2)
@@ -56,7 +58,7 @@ def test_folders_within_pictures_and_containers_that_cannot_be_written(flashvsr,
     done = flashvsr("batch", "in", "-o", "in/out", "--recursive", "-s", 1)
     assert done.code == 0, done.stderr
     out = tmp_path / "in/out"
-    assert {str(path.relative_to(out)) for path in out.rglob("*.*")} == {"p.png", "deep/x.mkv"}
+    assert {str(path.relative_to(out)) for path in out.rglob("[!.]*.*")} == {"p.png", "deep/x.mkv"}
     again = flashvsr("batch", "in", "-o", "in/out", "--recursive", "-s", 1)
     assert "2 skipped" in again.stderr, "earlier results below the input are no inputs"
 

@@ -20,7 +20,12 @@ PIP_OPTIONS = {"--editable", "--index-url"}
 
 
 def options_of(command) -> set[str]:
-    own = {name for parameter in command.params for name in parameter.opts if name.startswith("--")}
+    own = {
+        name
+        for parameter in command.params
+        for name in (*parameter.opts, *parameter.secondary_opts)
+        if name.startswith("--")
+    }
     return own.union(*(options_of(child) for child in getattr(command, "commands", {}).values()))
 
 

@@ -1,66 +1,84 @@
-"""`flashvsr batch`: a folder to a folder, with one warm model."""
+"""`flashvsr batch`: folders, files and patterns to a folder, with one warm model."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flashvsr_cli.cli.flags import BatchFlags, takes_flags
+from flashvsr_cli.cli.flags import RUNNING, BatchFlags, takes_flags
 
 
 @takes_flags(BatchFlags)
 def batch(
     flags: BatchFlags,
-    source: Annotated[
-        Path, typer.Argument(metavar="IN_DIR", help="Folder of videos and pictures.", exists=True, file_okay=False)
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="INPUT...", help="Folders, files, or patterns in quotes such as 'clips/**/*.mp4'."),
     ],
     output: Annotated[
         Path,
         typer.Option("--output", "-o", metavar="OUT_DIR", help="Folder of the results.", file_okay=False),
     ],
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Folders within, too.")] = False,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Folders within folders, too.")] = False,
     extension: Annotated[
         str | None,
         typer.Option(
             metavar="EXT", help="Container of the results. Default: the input's, mkv if it cannot be written."
         ),
     ] = None,
+    skip_existing: Annotated[
+        bool,
+        typer.Option(
+            help="Leave results alone that were made from the same content by the same settings.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = True,
+    only_failed: Annotated[
+        bool, typer.Option("--only-failed", help="Only what failed when it was last tried.", rich_help_panel=RUNNING)
+    ] = False,
+    retries: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Try a file so often again if the device or the disk failed; never a bad file.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = 1,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=16,
+            metavar="N",
+            help="Files open at a time: one in the model, the others being read or finished.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = 2,
 ) -> None:
-    """Upscale every file of a folder; what is done already is skipped, and a bad file does not stop the rest."""
-    from flashvsr_cli.batch import plan_batch, run_batch, skip_done
-    from flashvsr_cli.console import reporting
-    from flashvsr_cli.jobs import Job
+    """Upscale many files; what is done already is skipped, and a bad file does not stop the rest."""
+    from flashvsr_cli.batch import BatchOptions
+    from flashvsr_cli.batch_job import BatchRequest, run_request
     from flashvsr_cli.preflight import check_report
-    from flashvsr_cli.report import write_report
-    from flashvsr_cli.tables import print_batch
 
     if flags.report:
         check_report(flags.report)
-    jobs = [
-        Job(
-            str(item.source),
-            str(item.target),
-            scale=flags.scale,
-            encode=flags.encode_options(),
-            overwrite=flags.overwrite,
-        )
-        for item in plan_batch(source, output, recursive=recursive, extension=extension)
-    ]
-    results, todo = skip_done(jobs)
-    try:
-        if todo:
-            from flashvsr_cli.startup import load_and_tell
-
-            upscaler = load_and_tell(flags.model_options(), quiet=flags.quiet)
-            settings = flags.settings(upscaler.default_settings)
-            with reporting(quiet=flags.quiet) as listener:
-                for result in run_batch(upscaler, todo, settings, listener):
-                    results.append(result)
-    finally:
-        # After Ctrl-C, too, one wants to know what is done.
-        if results:
-            print_batch(results, n_left=len(jobs) - len(results), quiet=flags.quiet)
-        if flags.report:
-            write_report({"files": [result.to_json() for result in results]}, flags.report)
-    if any(result.state == "failed" for result in results):
+    request = BatchRequest(
+        inputs=inputs,
+        options=BatchOptions(output, n_jobs=jobs, n_retries=retries),
+        model=flags.model_options(),
+        choose_settings=flags.settings,
+        scale=flags.scale,
+        input=flags.input_options(),
+        encode=flags.encode_options(),
+        recursive=recursive,
+        extension=extension,
+        overwrite=flags.overwrite,
+        redo=not skip_existing,
+        resume=flags.resume,
+        only_failed=only_failed,
+        report=flags.report,
+        quiet=flags.quiet,
+    )
+    if not run_request(request):
         raise typer.Exit(1)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from flashvsr_cli.cli.media_flags import ENCODING, EncodingFlags, InputFlags
+from flashvsr_cli.cli.media_flags import ENCODING, EncodingFlags, InputFlags, PartFlags
 from flashvsr_cli.options import MAX_OUTPUT_PIXELS, DtypeName, EncodeOptions, InputOptions, ModelOptions, Settings
 
 MODEL, PICTURE, RUNNING = "Model", "Picture", "Running"
@@ -257,6 +257,10 @@ class RunFlags:
         Path | None,
         typer.Option(metavar="FILE", help="Write what happened as JSON; - is stdout.", rich_help_panel=RUNNING),
     ] = None
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Keep what is done if the run is cut short, and go on.", rich_help_panel=RUNNING),
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -265,18 +269,17 @@ class InfoFlags(ModelFlags, PictureFlags, InputFlags):
 
 
 @dataclass(frozen=True)
-class BatchFlags(RunFlags, EncodingFlags, ModelFlags, PictureFlags):
+class BatchFlags(RunFlags, EncodingFlags, ModelFlags, PartFlags, PictureFlags):
     """What `batch` takes."""
+
+    def input_options(self) -> InputOptions:
+        """What is read of a video; the limit of pixels holds as for `upscale`."""
+        return _limited(self.part_options(), self.max_pixels)
 
 
 @dataclass(frozen=True)
 class UpscaleFlags(RunFlags, EncodingFlags, ModelFlags, InputFlags, PictureFlags):
     """What `upscale` takes."""
-
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Keep what is done if the run is cut short, and go on.", rich_help_panel=RUNNING),
-    ] = False
 
     output_format: Annotated[
         PipeChoice | None,
@@ -285,12 +288,15 @@ class UpscaleFlags(RunFlags, EncodingFlags, ModelFlags, InputFlags, PictureFlags
 
     def input_options(self) -> InputOptions:
         """What is read; the limit of pixels, if given, holds for inputs too."""
-        options = super().input_options()
-        return options if self.max_pixels == MAX_OUTPUT_PIXELS else replace(options, max_pixels=self.max_pixels)
+        return _limited(super().input_options(), self.max_pixels)
 
     def encode_options(self) -> EncodeOptions:
         """How to encode, on stdout too."""
         return replace(super().encode_options(), pipe_format=self.output_format.value if self.output_format else None)
+
+
+def _limited(options: InputOptions, max_pixels: int) -> InputOptions:
+    return options if max_pixels == MAX_OUTPUT_PIXELS else replace(options, max_pixels=max_pixels)
 
 
 def takes_flags(flags_type: type) -> Callable[[C], C]:

@@ -1,6 +1,6 @@
 """The options about files: what is read of an input, and how an output is encoded."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from fractions import Fraction
 from typing import Annotated
@@ -92,22 +92,8 @@ def _parse_pair(text: str) -> tuple[str, str]:
 
 
 @dataclass(frozen=True)
-class InputFlags:
-    """What the input cannot say about itself."""
-
-    input_size: Annotated[
-        PixelSize | None,
-        typer.Option(parser=parse_size, metavar="WxH", help="Size of raw rgb24 frames.", rich_help_panel=INPUT),
-    ] = None
-    fps: Annotated[
-        Fraction | None,
-        typer.Option(
-            parser=_parse_rate,
-            metavar="RATE",
-            help="Frame rate of raw frames or numbered images, e.g. 25 or 30000/1001. Default: 25.",
-            rich_help_panel=INPUT,
-        ),
-    ] = None
+class PartFlags:
+    """How much of a video is read, and how its pictures are put together."""
 
     start: Annotated[
         Fraction | None,
@@ -130,17 +116,33 @@ class InputFlags:
         typer.Option(help="auto rebuilds pictures marked as two fields, on rebuilds all.", rich_help_panel=INPUT),
     ] = DeinterlaceChoice.AUTO
 
+    def part_options(self) -> InputOptions:
+        """How much is read."""
+        return InputOptions(deinterlace=self.deinterlace.value, start=self.start, end=self.end, max_frames=self.frames)
+
+
+@dataclass(frozen=True)
+class InputFlags(PartFlags):
+    """What the input cannot say about itself, too."""
+
+    input_size: Annotated[
+        PixelSize | None,
+        typer.Option(parser=parse_size, metavar="WxH", help="Size of raw rgb24 frames.", rich_help_panel=INPUT),
+    ] = None
+    fps: Annotated[
+        Fraction | None,
+        typer.Option(
+            parser=_parse_rate,
+            metavar="RATE",
+            help="Frame rate of raw frames or numbered images, e.g. 25 or 30000/1001. Default: 25.",
+            rich_help_panel=INPUT,
+        ),
+    ] = None
+
     def input_options(self) -> InputOptions:
         """What the input cannot say about itself, and how much of it is wanted."""
         size = (self.input_size.height, self.input_size.width) if self.input_size else None
-        return InputOptions(
-            raw_size=size,
-            frame_rate=self.fps,
-            deinterlace=self.deinterlace.value,
-            start=self.start,
-            end=self.end,
-            max_frames=self.frames,
-        )
+        return replace(self.part_options(), raw_size=size, frame_rate=self.fps)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,162 @@
+"""A whole batch: plan, choose, load the model if there is something to do, run, and say what became of it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from flashvsr_cli.batch import BatchOptions, BatchResult, BatchRun, Failure
+from flashvsr_cli.batch_choice import Choice, Chooser, failed_last_time, model_facts, settings_of
+from flashvsr_cli.batch_console import batch_reporting
+from flashvsr_cli.batch_estimate import Estimate, probing
+from flashvsr_cli.batch_plan import BatchItem, plan_batch
+from flashvsr_cli.batch_record import Record
+from flashvsr_cli.console import fetching, print_line
+from flashvsr_cli.jobs import Job
+from flashvsr_cli.model.traits import Traits
+from flashvsr_cli.options import EncodeOptions, InputOptions, ModelOptions, Settings
+from flashvsr_cli.report import write_report
+from flashvsr_cli.tables import print_batch
+from flashvsr_cli.video.faults import output_faults
+from flashvsr_cli.video.formats import IMAGE_SUFFIXES
+from flashvsr_cli.weights import resolve_checkpoint
+from flashvsr_cli.weights_registry import read_registry
+
+UNRESUMABLE_SUFFIXES = frozenset({*IMAGE_SUFFIXES, ".y4m"})
+
+
+@dataclass(frozen=True)
+class BatchRequest:
+    """What the user asked for.
+
+    Attributes:
+        inputs: folders, files and patterns.
+        options: where to, and how the batch runs.
+        model: which weights, where.
+        choose_settings: from the model's settings to those that are used.
+        scale: output side over input side.
+        input, encode: for every video.
+        recursive, extension: as for `plan_batch`.
+        overwrite: whatever is there is replaced.
+        redo: what an earlier batch made is made again.
+        resume: unfinished videos are taken up.
+        only_failed: only what failed when it was last tried.
+        report: where to write what happened, as JSON.
+        quiet: failures only.
+    """
+
+    inputs: Sequence[str]
+    options: BatchOptions
+    model: ModelOptions
+    choose_settings: Callable[[Settings], Settings]
+    scale: float = 4.0
+    input: InputOptions = field(default_factory=InputOptions)
+    encode: EncodeOptions = field(default_factory=EncodeOptions)
+    recursive: bool = False
+    extension: str | None = None
+    overwrite: bool = False
+    redo: bool = False
+    resume: bool = False
+    only_failed: bool = False
+    report: Path | None = None
+    quiet: bool = False
+
+    def job(self, item: BatchItem) -> Job:
+        """What would be run for one file."""
+        suffixes = {item.source.suffix.lower(), item.target.suffix.lower()}
+        is_picture = bool(suffixes & IMAGE_SUFFIXES)
+        return Job(
+            str(item.source),
+            str(item.target),
+            scale=self.scale,
+            input=InputOptions(max_pixels=self.input.max_pixels) if is_picture else self.input,
+            encode=self.encode,
+            resume=self.resume and not suffixes & UNRESUMABLE_SUFFIXES,
+        )
+
+    def model_facts(self) -> dict[str, Any]:
+        """What decides the pictures, without loading the model; fetches it if it is not there."""
+        options = self.model
+        name = read_registry().default if options.model == "auto" else options.model
+        with fetching(quiet=self.quiet) as on_progress:
+            checkpoint = resolve_checkpoint(
+                name, version=options.version, decoder=options.decoder, on_progress=on_progress
+            )
+        return model_facts(checkpoint, options, self.choose_settings(Traits.of(checkpoint.metadata).settings))
+
+    def tell(self, text: str) -> None:
+        """A note for the user."""
+        if not self.quiet:
+            print_line(f"note: {text}")
+
+
+def run_request(request: BatchRequest) -> bool:
+    """Do all of it; whether no file failed.
+
+    Raises:
+        InputError: there is nothing to do.
+        UsageError: the inputs or options contradict each other.
+        WeightsError, DeviceError: the model cannot be loaded.
+    """
+    folder = request.options.folder
+    plan = plan_batch(request.inputs, folder, recursive=request.recursive, extension=request.extension)
+    record = Record(folder)
+    for text in (*plan.notices, *record.notices):
+        request.tell(text)
+    items = failed_last_time(plan.items, record) if request.only_failed else plan.items
+    if request.only_failed and not items:
+        request.tell("Nothing failed when it was last tried.")
+    get_model_facts = cache(request.model_facts)
+    chooser = Chooser(record, get_model_facts, request.overwrite, request.redo, request.tell)
+    choices = [chooser.choose(item, request.job(item)) for item in items]
+
+    results = [BatchResult(str(path), None, "failed", failure=Failure.of(error)) for path, error in plan.unreadable]
+    results += [
+        BatchResult(str(choice.item.source), str(choice.item.target), "skipped", reason=choice.reason)
+        for choice in choices
+        if choice.job is None
+    ]
+    todo = [choice for choice in choices if choice.job is not None]
+    n_all = len(results) + len(todo)
+    try:
+        if todo:
+            _run(request, record, todo, get_model_facts, results)
+    finally:
+        # After Ctrl-C, too, one wants to know what is done.
+        print_batch(results, n_left=n_all - len(results), quiet=request.quiet)
+        if request.report:
+            write_report({"files": [result.to_json() for result in results]}, request.report)
+    return n_all == len(results) and not any(result.state == "failed" for result in results)
+
+
+def _run(
+    request: BatchRequest,
+    record: Record,
+    todo: Sequence[Choice],
+    get_model_facts: Callable[[], dict[str, Any]],
+    results: list[BatchResult],
+) -> None:
+    from flashvsr_cli.startup import load_and_tell  # loads torch, which a batch with nothing to do need not wait for
+
+    with output_faults(str(request.options.folder)):
+        request.options.folder.mkdir(parents=True, exist_ok=True)
+    upscaler = load_and_tell(request.model, quiet=request.quiet)
+    facts = get_model_facts()
+    jobs = [choice.job for choice in todo if choice.job is not None]
+    estimate = Estimate([job.target for job in jobs])
+    with batch_reporting(estimate, quiet=request.quiet) as listener:
+        run = BatchRun(
+            upscaler,
+            request.choose_settings(upscaler.default_settings),
+            request.options,
+            listener,
+            record,
+            lambda job: settings_of(job, facts),
+            results,
+        )
+        if request.quiet:
+            run.run(todo)
+            return
+        with probing(jobs, estimate):
+            run.run(todo)
