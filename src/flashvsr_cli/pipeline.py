@@ -158,7 +158,7 @@ class Upscaler:
                     grain.read(frames)
                     low_res = torch.cat((low_res, self._enlarge(frames, geometry)))
                 low_res = torch.cat((low_res, _repeat_last(low_res, len(group) - len(images))))
-                stream.project(to_signed(low_res[-len(group) :]))
+                stream.project(SignedFrames(low_res[-len(group) :]))
             emit, low_res = low_res[: len(chunk.emit)], low_res[len(chunk.emit) :]
             chunk_noise = noise.draw(chunk, stream.noise_shape(chunk))
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from flashvsr_cli.model.config import LowResProjectionConfig
 from flashvsr_cli.model.conv import long_sum_format, stack_taps
+from flashvsr_cli.model.frames import Frames
 from flashvsr_cli.model.windows import to_window_order
 from flashvsr_cli.options import Version
 from flashvsr_cli.schedule import FRAMES_PER_LATENT
@@ -65,23 +66,29 @@ class LowResProjection(nn.Module):
         self.norm2 = ChannelNorm(config.hidden2)
         self.linear_layers = nn.ModuleList(nn.Linear(config.hidden2, config.dim) for _ in range(config.n_layers))
 
-    def forward(self, frames: Tensor, state: ProjectionState) -> list[Tensor]:
+    def forward(self, frames: Frames, state: ProjectionState) -> list[Tensor]:
         """Project the frames a chunk reads; updates `state`.
 
         Args:
-            frames: (T, 3, H, W) in [-1, 1]; T = 1 + 4n for a stream's first chunk, 4n after it.
+            frames: (T, 3, H, W) in [-1, 1]; T = 1 + 4n for a stream's first chunk, 4n after it. Slices of them are
+                brought into the weights' dtype: on a CPU four frames at a time.
             state: of this stream.
 
         Returns:
             One tensor (n*h*w, D) in window order per linear layer.
         """
-        is_first = frames.shape[0] % FRAMES_PER_LATENT == 1
+        n_frames, weight = len(frames), self.conv1.weight
+        is_first = n_frames % FRAMES_PER_LATENT == 1
+        # A CPU gains nothing by more clips at once, and they would be the most memory that a small model needs.
+        n_together = n_frames if weight.is_cuda else FRAMES_PER_LATENT
+        results = []
         if is_first:
             # The first clip is the first frame four times; it only fills the caches.
-            frames = torch.cat((frames[:1].expand(FRAMES_PER_LATENT, -1, -1, -1), frames[1:]))
-        # A CPU gains nothing by more clips at once, and they are the most memory that a small model needs.
-        clips = [frames] if frames.is_cuda else frames.split(FRAMES_PER_LATENT)
-        x = torch.cat([self._mix(clip, state) for clip in clips])
+            first = frames[:1].to(weight.dtype).expand(FRAMES_PER_LATENT, -1, -1, -1)
+            results.append(self._mix(first, state))
+        for start in range(int(is_first), n_frames, n_together):
+            results.append(self._mix(frames[start : start + n_together].to(weight.dtype), state))
+        x = torch.cat(results)
         if is_first:
             x = x[1:]
         tokens = to_window_order(x)

@@ -14,10 +14,11 @@ from flashvsr_cli.errors import DeviceError
 from flashvsr_cli.geometry import Geometry
 from flashvsr_cli.model.attention import plan_sparsity
 from flashvsr_cli.model.dit import Conditioning, DiT
+from flashvsr_cli.model.frames import Frames
 from flashvsr_cli.model.kv_cache import PagedKVCache
 from flashvsr_cli.model.lq_projection import LowResProjection, ProjectionState
 from flashvsr_cli.model.rope import rotary_table
-from flashvsr_cli.model.tiny_decoder import DecoderState, Frames, TinyDecoder
+from flashvsr_cli.model.tiny_decoder import DecoderState, TinyDecoder
 from flashvsr_cli.model.transformer import ChunkContext, Transformer
 from flashvsr_cli.model.vae_decoder import VAEDecoder, VAEState
 from flashvsr_cli.options import Settings

@@ -9,8 +9,9 @@ transposed convolution that they amount to: the same sums with less than half of
 stored at the larger size but the result.
 """
 
+import math
 from collections.abc import Callable, Iterator
-from typing import Protocol, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from flashvsr_cli.model.config import TinyDecoderConfig
 from flashvsr_cli.model.conv import conv_relu, nearest_twice_as_transposed, relu
+from flashvsr_cli.model.frames import Frames
 from flashvsr_cli.schedule import FRAMES_PER_LATENT
 
 CONDITION_BLOCK = 8
@@ -32,22 +34,12 @@ DecoderState = dict[int, Tensor]
 """Layer number -> that MemBlock's last input (1, C, h, w); empty at the start of a stream."""
 
 
-class Frames(Protocol):
-    """Frames (T, 3, H, W) in [-1, 1], of which only a slice needs to exist at a time. A tensor is one."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, frames: slice, /) -> Tensor: ...
-
-
 class Clamp(nn.Module):
     """Soft clamp 3 * tanh(x / 3)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Elementwise."""
-        if torch.is_grad_enabled():
-            return torch.tanh(x / 3) * 3
-        return (x / 3).tanh_().mul_(3)
+        """Elementwise; in place where nothing is trained."""
+        return torch.tanh(x / 3) * 3 if torch.is_grad_enabled() else x.div_(3).tanh_().mul_(3)
 
 
 class MemBlock(nn.Module):
@@ -159,8 +151,12 @@ class TinyDecoder(nn.Module):
         """latent (1, C, H/8, W/8), condition (4, 3, H, W) -> (4, 3, H, W)."""
         # (4, 3, h, 8, w, 8) -> (h, w, 3, 4, 8, 8): channels last, ordered (colour, frame, row, column).
         blocks = condition.unflatten(3, (-1, CONDITION_BLOCK)).unflatten(2, (-1, CONDITION_BLOCK))
-        unshuffled = blocks.permute(2, 4, 1, 0, 3, 5).flatten(2)
-        x = torch.cat((unshuffled, latent[0].permute(1, 2, 0)), dim=-1).permute(2, 0, 1)[None]
+        blocks = blocks.permute(2, 4, 1, 0, 3, 5)
+        n_condition = math.prod(blocks.shape[2:])
+        x = latent.new_empty(*latent.shape[2:], n_condition + latent.shape[1])
+        x[..., :n_condition].unflatten(-1, blocks.shape[2:]).copy_(blocks)
+        x[..., n_condition:] = latent[0].permute(1, 2, 0)
+        x = x.permute(2, 0, 1)[None]
 
         def remember(index: int, block: MemBlock, x: Tensor) -> Tensor:
             x, state[index] = block(x, state.get(index))

@@ -206,7 +206,8 @@ class RunConfig:
         checkpointing: recompute activations of the transformer's blocks in the backward pass.
         save_every: steps between training states; 0 saves at the end only.
         log_every: steps between log lines.
-        limit_s: stop (and save) after so many seconds; 0 has no limit. The rate then follows time instead of steps.
+        limit_s: stop (and save) after so many seconds of steps; 0 has no limit. The rate then follows time instead of
+            steps. Making the first clips comes on top.
     """
 
     device: str = "auto"
