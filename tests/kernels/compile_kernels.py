@@ -21,6 +21,7 @@ from flashvsr_kernels import (
     hopper_attention,
     hopper_attention_fp8,
     norm,
+    pixel_conv,
     qk_rope,
 )
 
@@ -33,7 +34,13 @@ INT_POINTERS = {
     "page_table_ptr", "counts_ptr", "next_counts_ptr", "state_ptr", "next_state_ptr", "index_ptr", "count_ptr",
     "order_ptr", "new_pages_ptr",
 }  # fmt: skip
-WHOLE_INTEGERS = {"n_tok", "dim", "page_tok"}  # multiples of 16 for the released size, as are all strides
+WHOLE_INTEGERS = {
+    "n_tok",
+    "dim",
+    "page_tok",
+    "height",
+    "width",
+}  # multiples of 16 for the released size, as are all strides
 
 
 def type_of(name, element):
@@ -76,6 +83,9 @@ def compile_portable(capability):
     compile_kernel(qk_rope._write_qk_kernel, capability, 8, constants)
     compile_kernel(qk_rope._write_qk_kernel, capability, 8, constants | {"v_ptr": None, "v_pages_ptr": None})
     compile_kernel(qk_rope._finish_means_kernel, capability, 4, {"PARTS": 8, "WINDOW": 128, "BLOCK_D": 512})
+    constants = {"CHANNELS": 128, "BLOCK_C": 128, "ROWS": pixel_conv.ROWS, "BLOCK_X": pixel_conv.BLOCK_X, "N_STAGES": 3}
+    compile_kernel(pixel_conv._sum_rows_kernel, capability, 4, constants)
+    compile_kernel(pixel_conv._add_columns_kernel, capability, 4, {"BLOCK_X": 512})
     version = (capability // 10, capability % 10)
     for head_dim in (64, 128):
         for element, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16), ("fp32", torch.float32)):
