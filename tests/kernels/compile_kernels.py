@@ -40,7 +40,7 @@ WHOLE_INTEGERS = {
     "page_tok",
     "height",
     "width",
-}  # multiples of 16 for the released size, as are all strides
+}  # and strides: multiples of 16
 
 
 def type_of(name, element):
