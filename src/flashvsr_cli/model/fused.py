@@ -134,14 +134,15 @@ class FusedTransformer:
 
     def __call__(self, noise: Tensor, low_res_tokens: list[Tensor], chunk: ChunkContext) -> Tensor:
         """See `Transformer`."""
+        # One copy to the device per chunk tells every layer its pages.
+        tables = upload(torch.tensor(chunk.pages, dtype=torch.int32), noise.device)
         # Triton launches on the current device, wherever its arguments are.
         with torch.cuda.device_of(noise):
-            return self._run(noise, low_res_tokens, chunk)
+            return self._run(noise, low_res_tokens, chunk, tables)
 
-    def _run(self, noise: Tensor, low_res_tokens: list[Tensor], chunk: ChunkContext) -> Tensor:
+    def _run(self, noise: Tensor, low_res_tokens: list[Tensor], chunk: ChunkContext, tables: Tensor) -> Tensor:
+        """`tables`: (n_layers, n_pages) int32 on the device, `chunk.pages`."""
         x, grid = self._dit.embed_patches(noise)
-        # One copy to the device per chunk tells every layer its pages.
-        tables = upload(torch.tensor(chunk.pages, dtype=torch.int32), x.device)
         delta, gate = None, None
         for layer, block in enumerate(self._blocks):
             if layer < len(low_res_tokens):
