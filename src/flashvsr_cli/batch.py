@@ -20,7 +20,7 @@ from av.error import FFmpegError
 from flashvsr_cli.batch_choice import Choice
 from flashvsr_cli.batch_plan import check_place
 from flashvsr_cli.batch_record import Entry, Record, Stamp, hash_content
-from flashvsr_cli.errors import DeviceError, DeviceMemoryError, FlashVSRError, OutputError, as_known_error
+from flashvsr_cli.errors import DeviceError, DeviceMemoryError, FlashVSRError, InputError, OutputError, as_known_error
 from flashvsr_cli.jobs import Job, OpenJob
 from flashvsr_cli.listener import Listener
 from flashvsr_cli.options import Settings
@@ -277,9 +277,8 @@ class BatchRun:
     def _fail(self, attempt: _Attempt, error: Exception) -> None:
         known = as_known_error(error)
         is_lost = isinstance(known, DeviceError) and not isinstance(known, DeviceMemoryError)
-        can_pass = can_pass_by_itself(known)
         failure = Failure.of(known)
-        if can_pass and attempt.number <= self.options.n_retries:
+        if can_pass(error) and attempt.number <= self.options.n_retries:
             self.listener.retried(attempt.job, failure)
             later = _Attempt(
                 attempt.choice, attempt.job, number=attempt.number + 1, not_before=time.monotonic() + RETRY_AFTER_S
@@ -362,18 +361,19 @@ class BatchRun:
             self._close(opened, error)
 
 
-def can_pass_by_itself(error: FlashVSRError) -> bool:
+def can_pass(error: BaseException) -> bool:
     """Whether it is worth to try again: the device failed or was full, or the operating system was in trouble.
 
     Never what is wrong with the input or the options. FFmpeg reports a bad file as an input/output error too, so
     what it says of an input does not count.
     """
-    if isinstance(error, DeviceError):
-        return True
-    cause: BaseException | None = error.__cause__
+    is_about_input = isinstance(error, InputError)
+    cause: BaseException | None = error
     while cause is not None:
-        is_own = not isinstance(cause, FFmpegError) or isinstance(error, OutputError)
-        if is_own and isinstance(cause, OSError | FFmpegError) and cause.errno in PASSING:
+        if isinstance(cause, DeviceError | MemoryError):
+            return True
+        is_bad_file = is_about_input and isinstance(cause, FFmpegError)
+        if isinstance(cause, OSError | FFmpegError) and cause.errno in PASSING and not is_bad_file:
             return True
         cause = cause.__cause__
     return False

@@ -113,7 +113,7 @@ def _find(text: str, target: Path, recursive: bool, plan: BatchPlan) -> list[_Fo
 def _find_below(
     folder: Path, target: Path, plan: BatchPlan, depth: int | None, is_wanted: Callable[[Path], bool]
 ) -> list[_Found]:
-    here, there = folder.resolve(), target.resolve()
+    here, there = _real(folder), _real(target)
     if here == there:
         raise UsageError("Input and output folder are the same.", "Choose another folder with -o.")
     holds_results = there.is_relative_to(here)
@@ -121,7 +121,7 @@ def _find_below(
     return [
         _Found(path, path.relative_to(folder))
         for path in sorted(paths, key=natural_key)
-        if not (holds_results and path.resolve().is_relative_to(there))
+        if not (holds_results and _real(path).is_relative_to(there))
     ]
 
 
@@ -155,6 +155,11 @@ def _mode(path: Path) -> int:
         return path.stat().st_mode
     except (OSError, ValueError):
         return 0
+
+
+def _real(path: Path) -> Path:
+    """The path with all links followed; `Path.resolve` refuses loops of links, which here are bad files."""
+    return Path(os.path.realpath(path))
 
 
 def _is_media(name: str) -> bool:
@@ -212,7 +217,7 @@ def _result_name(place: Path, extension: str | None) -> Path:
 def _claim(claimed: dict[str, BatchItem], item: BatchItem) -> None:
     key = _one_name(item.target)
     other = claimed.setdefault(key, item)
-    if other.source.resolve() != item.source.resolve():
+    if _real(other.source) != _real(item.source):
         raise UsageError(
             f"{_apart(other.source, item.source)} would both become {item.target}.",
             "Rename one, omit --extension, or give the folder that holds both.",
@@ -225,7 +230,7 @@ def _apart(one: Path, other: Path) -> str:
 
 def _one_name(path: Path) -> str:
     """The same text for names that some file system takes for one: links followed, case and accents unified."""
-    return unicodedata.normalize("NFC", os.path.realpath(path)).casefold()
+    return unicodedata.normalize("NFC", str(_real(path))).casefold()
 
 
 def _refuse_replaced_inputs(items: Sequence[BatchItem]) -> None:
@@ -247,7 +252,7 @@ def check_place(item: BatchItem, folder: Path) -> None:
         UsageError: the place is outside, is a link or a folder, or the name means something else to the writer.
     """
     target = item.target
-    if not Path(os.path.realpath(target.parent)).is_relative_to(os.path.realpath(folder)):
+    if not _real(target.parent).is_relative_to(_real(folder)):
         raise UsageError(f"{target.parent} is a link that leads out of {folder}.", "Remove the link.")
     if target.is_symlink():
         raise UsageError(f"{target} is a link, and what it leads to would be replaced.", "Remove the link.")
