@@ -1,8 +1,6 @@
 """Video files and streams that FFmpeg can demux, through PyAV."""
 
-from collections import deque
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -34,6 +32,8 @@ from flashvsr_cli.video.orientation import Orientation, read_orientation
 from flashvsr_cli.video.pipes import InterruptedPipeError, PipeInput
 from flashvsr_cli.video.pixel_format import describe_pixel_format
 from flashvsr_cli.video.pixels import ToRgb, resolve_color, unconvertible_matrix
+from flashvsr_cli.video.placing import PicturePlacer, PlacedPicture
+from flashvsr_cli.video.seeking import INTERLEAVING_S, WORTH_IT_S, Entry, find_entry
 from flashvsr_cli.video.siting import UNMARKED_DECODERS, Siting
 from flashvsr_cli.video.source import SourceBase
 from flashvsr_cli.video.timestamps import DecodeTimes, LostPictures, Timestamps
@@ -41,18 +41,7 @@ from flashvsr_cli.video.tracks import CopiedTracks, describe_track
 
 DECODE_ORDER_CONTAINERS = ("avi",)
 MAX_READ_ERRORS_IN_A_ROW = 32
-# What comes after a cut's end is read this much further: tracks lie beside each other, but not exactly.
-INTERLEAVING_S = 5
-_Place = tuple[int, int | None]  # time and duration
-
-
-@dataclass(frozen=True)
-class _Held:
-    """A decoded picture whose successor is not known yet."""
-
-    picture: av.VideoFrame
-    pts: int
-    stated_duration: int | None
+MAX_DAMAGED_SHARE = Fraction(2, 3)  # FFmpeg's -max_error_rate
 
 
 class ContainerSource(SourceBase):
@@ -81,7 +70,10 @@ class ContainerSource(SourceBase):
             self._decoder = pick_decoder(self._stream)
             self._decode_times = DecodeTimes() if self._container.format.name in DECODE_ORDER_CONTAINERS else None
             self._lost = LostPictures()
-            self._n_packets = 0
+            self._n_packets, self._n_promised = 0, 0
+            self._last_pts = -(2**63)
+            self._entry: Entry | None = None
+            self._is_before_entry = False
             self._time_base = Fraction(self._stream.time_base or Fraction(1, av.time_base))
             self._packets = self._iter_packets()
             self._pictures = self._iter_pictures()
@@ -91,10 +83,10 @@ class ContainerSource(SourceBase):
             self._first: av.VideoFrame | None = first
             self._orientation = self._find_orientation(first)
             self.info = self._describe(first, options)
-            self._deinterlacer = Deinterlacer(options.deinterlace)
-            self._timestamps = Timestamps(self.info.time_base, self.info.frame_rate)
             begin = first.pts if self._decode_times is None else self._decode_times.peek()
             self._cut = Cut.of(options, begin or 0, self._time_base)
+            self._n_promised = self.info.n_frames or 0
+            self._skip_beginning(begin)
             self.chapters = self._cut.cut_chapters(self._container.chapters(), self._time_base)
             self.tracks.cut(self._cut, self._time_base)
         except BaseException:
@@ -118,9 +110,11 @@ class ContainerSource(SourceBase):
             yield self._to_frame(held, cut.clip(held.pts, duration))
         else:
             self._check_all_came()
+            self._check_damage(self._n_packets)
         if not n_frames:
             raise nothing_left(self._name, self._options)
-        self._note_damage()
+        damage = self.counters.describe_damage(self._name)
+        self.notices.extend([damage] if damage else [])
 
     def interrupt(self) -> None:
         """Makes a read that waits for a pipe give up."""
@@ -166,8 +160,8 @@ class ContainerSource(SourceBase):
                 continue
             if not is_flush:
                 self._n_packets += 1
-                if not packet.size:
-                    continue  # An empty packet means "as before"; to a decoder it would mean the end.
+                if self._is_skipped(packet):
+                    continue
                 self.counters.corrupt_packets += packet.is_corrupt
                 if self._decode_times is not None:
                     self._decode_times.put(packet.dts)
@@ -178,56 +172,79 @@ class ContainerSource(SourceBase):
             except AvEOFError:
                 return
             except FFmpegError:
-                self.counters.corrupt_packets += 1
-                self._lost.report_error()
-                if self._decode_times is not None:
-                    self._decode_times.lose(packet.dts)
+                self._note_failure(packet)
 
-    def _timed_pictures(self) -> Iterator[tuple[_Held, int | None]]:
+    def _is_skipped(self, packet: av.Packet) -> bool:
+        """Whether a packet of the pictures is not for the decoder."""
+        self._last_pts = max(self._last_pts, self._last_pts if packet.pts is None else packet.pts)
+        if self._entry is not None and self._entry.is_at(packet):
+            self._is_before_entry = False
+        # An empty packet means "as before"; to a decoder it would mean the end.
+        return self._is_before_entry or not packet.size
+
+    def _note_failure(self, packet: av.Packet) -> None:
+        """Counts a packet that the decoder refused."""
+        if self._entry is not None and packet.pts is not None and packet.pts < self._entry.pts:
+            return  # It needs pictures before the keyframe where decoding began, and is shown before the stretch.
+        self.counters.corrupt_packets += not packet.is_corrupt
+        self._lost.report_error()
+        if self._decode_times is not None:
+            self._decode_times.lose(packet.dts)
+        if self._n_promised:
+            self._check_damage(max(self._n_packets, self._n_promised))
+
+    def _check_damage(self, n_packets: int) -> None:
+        """Refuses a clip of which too little is left, as soon as that is certain."""
+        n_bad = self.counters.corrupt_packets
+        if n_bad > MAX_DAMAGED_SHARE * n_packets:
+            raise InputError(
+                f"{self._name} is too damaged: {n_bad} of {n_packets} packets cannot be read.", truncation.NEXT_STEP
+            )
+
+    def _skip_beginning(self, begin: int | None) -> None:
+        """Leaves out what lies well before the stretch wanted, where decoding can begin later."""
+        start, media = self._cut.start, self._media
+        if start is None or begin is None or self._decode_times is not None or not isinstance(media, Path):
+            return
+        if (start - begin) * self._time_base < WORTH_IT_S:
+            return
+        entry = find_entry(self._name, media, self._options, self._stream.index, start)
+        if entry is None or entry.pts <= self._last_pts:
+            return
+        self._pictures.close()
+        if entry.seek_to is not None:
+            self._packets.close()
+            self.tracks.forget()
+            self._container.seek(entry.seek_to, stream=self._stream)
+            self._packets = self._iter_packets()
+            if entry.dts is not None:
+                self._n_packets = sum(known.timestamp < entry.dts for known in self._stream.index_entries)
+        self._decoder.flush_buffers()
+        self._entry, self._is_before_entry = entry, True
+        self._first, self._lost = None, LostPictures()
+        self._pictures = self._iter_pictures()
+
+    def _timed_pictures(self) -> Iterator[tuple[PlacedPicture, int | None]]:
         """Each picture with the time until the next one."""
-        held: _Held | None = None
-        for picture in self._placed_pictures():
+        timestamps = Timestamps(self.info.time_base, self.info.frame_rate)
+        deinterlacer = Deinterlacer(self._options.deinterlace)
+        placer = PicturePlacer(timestamps, deinterlacer, self._lost, self._decode_times, self.counters)
+        held: PlacedPicture | None = None
+        for picture in placer.place(self._all_pictures()):
             if held is not None:
                 yield held, picture.pts - held.pts
             held = picture
         if held is not None:
             yield held, self._last_duration(held)
 
-    def _placed_pictures(self) -> Iterator[_Held]:
-        """Pictures in display order with their times, deinterlaced; lost ones are replaced by the one before."""
-        places: deque[_Place] = deque()
-        before: av.VideoFrame | None = None
-        for picture in self._all_pictures():
-            self._check_form(picture)
-            lost = self._lost.before(picture.pts) if picture.pts is not None else []
-            stated = self._decode_times.take() if self._decode_times is not None else picture.pts
-            duration = picture.duration
-            if before is not None:  # Before the first picture there is nothing to repeat: the clip begins later.
-                yield from self._repeated(before, lost, places)
-            places.append(self._timestamps.assign(stated, duration))
-            self.counters.repaired_timestamps = self._timestamps.n_repaired
-            before = picture
-            for done in self._deinterlacer.push(picture):
-                yield _Held(done, *places.popleft())
-        if before is not None:
-            yield from self._repeated(before, self._lost.before(None), places)
-        for done in self._deinterlacer.flush():
-            yield _Held(done, *places.popleft())
-
-    def _repeated(self, picture: av.VideoFrame, times: list[int], places: deque[_Place]) -> Iterator[_Held]:
-        """A picture once more for each of the times."""
-        for pts in times:
-            places.append(self._timestamps.assign(pts, None))
-            self.counters.repeated_frames += 1
-            for done in self._deinterlacer.push(picture):
-                yield _Held(done, *places.popleft())
-
     def _all_pictures(self) -> Iterator[av.VideoFrame]:
         first, self._first = self._first, None
         if first is not None:
             yield first
         del first
-        yield from self._pictures
+        for picture in self._pictures:
+            self._check_form(picture)
+            yield picture
 
     def _check_form(self, picture: av.VideoFrame) -> None:
         if (picture.height, picture.width) != self._stored_size or picture.format.name != self._stored_format:
@@ -238,7 +255,7 @@ class ContainerSource(SourceBase):
                 "Split it there, or convert it to one size first.",
             )
 
-    def _to_frame(self, held: _Held, duration: int | None) -> Frame:
+    def _to_frame(self, held: PlacedPicture, duration: int | None) -> Frame:
         self.counters.corrupt_frames += held.picture.is_corrupt
         self.counters.frames += 1
         alpha = read_alpha(held.picture) if self.info.has_alpha else None
@@ -261,7 +278,7 @@ class ContainerSource(SourceBase):
             if packet.stream is not self._stream:
                 self.tracks.put(packet)
 
-    def _last_duration(self, held: _Held) -> int | None:
+    def _last_duration(self, held: PlacedPicture) -> int | None:
         """The last picture's duration: as stated, but MP4 states distances of decoding times where pictures reorder.
 
         The movie's own duration then bounds it, and is exact if there is no other track.
@@ -327,15 +344,6 @@ class ContainerSource(SourceBase):
             metadata=tuple(container.metadata.items()),
             video_metadata=tuple(stream.metadata.items()),
         )
-
-    def _note_damage(self) -> None:
-        counters = self.counters
-        if counters.corrupt_packets or counters.corrupt_frames:
-            self.notices.append(
-                f"{self._name} is damaged: {counters.corrupt_packets} packets cannot be read, "
-                f"{counters.corrupt_frames} frames come out damaged, "
-                f"{counters.repeated_frames} repeat the one before in place of a lost one."
-            )
 
     def _note_losses(self, picture: av.VideoFrame, color: ColorTags) -> None:
         note_interlacing(self._name, picture.interlaced_frame, self._options, self.notices)

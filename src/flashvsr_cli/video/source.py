@@ -31,6 +31,16 @@ class SourceCounters:
     repeated_frames: int = 0
     repaired_timestamps: int = 0
 
+    def describe_damage(self, name: str) -> str | None:
+        """The damage in a sentence about `name`; None if there was none."""
+        if not self.corrupt_packets and not self.corrupt_frames:
+            return None
+        return (
+            f"{name} is damaged: {self.corrupt_packets} packets cannot be read, "
+            f"{self.corrupt_frames} frames come out damaged, "
+            f"{self.repeated_frames} repeat the one before in place of a lost one."
+        )
+
 
 class Source(Protocol):
     """A stream of frames. It can be iterated once; decoding happens in the iterating thread.

@@ -87,8 +87,13 @@ class CopiedTracks:
             self._start, self._shift = None if cut.start is None else cut.start * time_base, cut.shift * time_base
             self._end = None if cut.end is None else cut.end * time_base
             waiting, self._waiting = self._waiting, deque()
-        for entry in waiting:
-            self.put(entry.packet)
+            for entry in waiting:
+                self._keep(entry.packet)
+
+    def forget(self) -> None:
+        """Drops what waits except covers: the reader takes another place in the input."""
+        with self._lock:
+            self._waiting = deque(w for w in self._waiting if is_cover(w.packet.stream))
 
     def end_at(self, seconds: Fraction) -> None:
         """Drops packets that begin at that time of the input or later."""
@@ -102,12 +107,17 @@ class CopiedTracks:
     def put(self, packet: av.Packet) -> None:
         """Stores a packet as the demuxer gave it, unless it lies outside the stretch wanted."""
         with self._lock:
+            if is_cover(packet.stream) and packet.stream.index in self._first:
+                return  # It is one picture, and comes again after a seek.
             self._first.setdefault(packet.stream.index, packet)
-            if self._is_cut and not is_cover(packet.stream) and not self._shifted(packet):
-                return
-            ticks = packet.dts if packet.dts is not None else packet.pts
-            time = None if ticks is None else ticks * Fraction(packet.time_base)
-            self._waiting.append(_Waiting(time, packet.stream.index, packet))
+            self._keep(packet)
+
+    def _keep(self, packet: av.Packet) -> None:
+        if self._is_cut and not is_cover(packet.stream) and not self._shifted(packet):
+            return
+        ticks = packet.dts if packet.dts is not None else packet.pts
+        time = None if ticks is None else ticks * Fraction(packet.time_base)
+        self._waiting.append(_Waiting(time, packet.stream.index, packet))
 
     def first_packet(self, track: int) -> av.Packet | None:
         """The first packet of a track that came."""
