@@ -184,9 +184,14 @@ class Upscaler:
 
 def _finish(high_res: Tensor, reference: Tensor, settings: Settings, grain: Grain, dtype: np.dtype) -> Tensor:
     """Colour fix, blend and grain on frames (T, 3, H, W); `reference` are their levels before the model."""
-    plain = to_signed(reference)
-    fixed = blend(fix_color(settings.color_fix, high_res.float(), plain), plain, settings.strength)
-    return to_integers(grain.add(fixed), dtype)
+    finished = []
+    # Every frame by itself is the same; on a GPU all at once is faster, on a CPU it would only be memory.
+    n_together = len(high_res) if high_res.is_cuda else 1
+    for x, levels in zip(high_res.split(n_together), reference.split(n_together), strict=True):
+        plain = to_signed(levels)
+        fixed = blend(fix_color(settings.color_fix, x.float(), plain), plain, settings.strength)
+        finished.append(to_integers(grain.add(fixed), dtype))
+    return torch.cat(finished)
 
 
 def _repeat_last(low_res: Tensor, n_frames: int) -> Tensor:

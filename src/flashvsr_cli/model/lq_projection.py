@@ -97,6 +97,7 @@ class LowResProjection(nn.Module):
     def _mix(self, frames: Tensor, state: ProjectionState) -> Tensor:
         """Both convolutions on whole clips, (4n, 3, H, W) to (n, h, w, C); updates `state`."""
         x = F.pixel_unshuffle(frames, BLOCK).permute(0, 2, 3, 1)
+        del frames
         if x.is_cuda:
             x = x.contiguous()
         x, state.conv1 = self._causal_conv(self.conv1, x, state.conv1, slices_per_clip=4)
@@ -123,29 +124,29 @@ class LowResProjection(nn.Module):
             in_front = torch.cat((cached[None], clips[:-1, -CACHED_SLICES:]))
         weight = conv.weight if conv.weight.ndim == 4 else stack_taps(conv.weight)
         convolve = _convolve_at_once if x.is_cuda else _convolve_one_by_one
-        return convolve(torch.cat((in_front, clips), dim=1), weight, conv.bias), x[-CACHED_SLICES:].clone()
+        return convolve(in_front, clips, weight, conv.bias), x[-CACHED_SLICES:].clone()
 
 
 # Both: time slices stacked as channels of a 2-D convolution, the same sums and a multiple faster than conv3d;
-# clips (N, S, h, w, C), the cached slices in front, to (N * (S / 2 - 1), h, w, C').
+# in_front (N, 2, h, w, C) and clips (N, S, h, w, C) to (N * S / 2, h, w, C').
 
 
-def _convolve_at_once(clips: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _convolve_at_once(in_front: Tensor, clips: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """All results in one call, for GPUs."""
-    slices = _replicate_border(clips)
-    taps = [slices[:, tap : tap + slices.shape[1] - KERNEL_FRAMES + 1 : 2] for tap in range(KERNEL_FRAMES)]
+    slices = _replicate_border(torch.cat((in_front, clips), dim=1))
+    taps = [slices[:, tap : tap + clips.shape[1] - 1 : 2] for tap in range(KERNEL_FRAMES)]
     stacked = torch.cat(taps, dim=-1).flatten(0, 1).permute(0, 3, 1, 2)
     stacked = stacked.contiguous(memory_format=long_sum_format(stacked))
     return F.conv2d(stacked, weight, bias).permute(0, 2, 3, 1)
 
 
-def _convolve_one_by_one(clips: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """One result after the other from views of the slices: nothing is stacked in memory."""
+def _convolve_one_by_one(in_front: Tensor, clips: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """One result after the other, with no more slices in memory than it needs."""
     results = []
-    for clip in clips:
-        slices = F.pad(clip.permute(0, 3, 1, 2), (1, 1, 1, 1), mode="replicate").contiguous()
-        for first in range(0, len(slices) - KERNEL_FRAMES + 1, 2):
-            stacked = slices[first : first + KERNEL_FRAMES].flatten(0, 1)[None]
+    for cached, clip in zip(in_front, clips, strict=True):
+        slices = [F.pad(x.permute(2, 0, 1), (1, 1, 1, 1), mode="replicate") for x in (*cached, *clip)]
+        for first in range(0, len(clip), 2):
+            stacked = torch.cat(slices[first : first + KERNEL_FRAMES])[None]
             results.append(F.conv2d(stacked, weight, bias).permute(0, 2, 3, 1))
     return torch.cat(results)
 

@@ -149,20 +149,13 @@ class TinyDecoder(nn.Module):
 
     def _decode_latent(self, latent: Tensor, condition: Tensor, state: DecoderState) -> Tensor:
         """latent (1, C, H/8, W/8), condition (4, 3, H, W) -> (4, 3, H, W)."""
-        # (4, 3, h, 8, w, 8) -> (h, w, 3, 4, 8, 8): channels last, ordered (colour, frame, row, column).
-        blocks = condition.unflatten(3, (-1, CONDITION_BLOCK)).unflatten(2, (-1, CONDITION_BLOCK))
-        blocks = blocks.permute(2, 4, 1, 0, 3, 5)
-        n_condition = math.prod(blocks.shape[2:])
-        x = latent.new_empty(*latent.shape[2:], n_condition + latent.shape[1])
-        x[..., :n_condition].unflatten(-1, blocks.shape[2:]).copy_(blocks)
-        x[..., n_condition:] = latent[0].permute(1, 2, 0)
-        x = x.permute(2, 0, 1)[None]
 
         def remember(index: int, block: MemBlock, x: Tensor) -> Tensor:
             x, state[index] = block(x, state.get(index))
             return x
 
-        return self.finish(self.run_layers(x, condition, remember), condition)
+        # What goes in has no name here, so that its memory is free once the first layer has seen it.
+        return self.finish(self.run_layers(_stack(latent, condition), condition, remember), condition)
 
     @torch.no_grad()
     def fold_constants(self) -> None:
@@ -200,7 +193,10 @@ class TinyDecoder(nn.Module):
         # From here on time steps do not mix: each is finished by itself, and only its picture is put in its place.
         if x.is_cuda or torch.is_grad_enabled():
             return _interleave([self._finish_step(step) for step in self._upsample(20, x)])
-        return torch.cat([_interleave(self._finish_band(x, top)) for top in range(0, x.shape[2], BAND_ROWS)], dim=2)
+        picture = torch.empty_like(condition)
+        for top in range(0, x.shape[2], BAND_ROWS):
+            picture[:, :, 2 * top : 2 * (top + BAND_ROWS)] = _interleave(self._finish_band(x, top))
+        return picture
 
     def _finish_band(self, x: Tensor, top: int) -> list[Tensor]:
         """A band of rows of the last stage's (T, C, h, w), finished by itself: on a CPU its layers stay in the cache.
@@ -225,7 +221,21 @@ class TinyDecoder(nn.Module):
 
     def finish(self, x: Tensor, condition: Tensor) -> Tensor:
         """The last layer's output as frames, given the low-resolution frames in [-1, 1] of the same times."""
-        return condition + x if self.predicts_residual else x * 2 - 1
+        if torch.is_grad_enabled():
+            return condition + x if self.predicts_residual else x * 2 - 1
+        return x.add_(condition) if self.predicts_residual else x.mul_(2).sub_(1)
+
+
+def _stack(latent: Tensor, condition: Tensor) -> Tensor:
+    """latent (1, C, h, w), condition (4, 3, 8h, 8w) -> (1, 768 + C, h, w), channels last."""
+    # (4, 3, h, 8, w, 8) -> (h, w, 3, 4, 8, 8): channels ordered (colour, frame, row, column).
+    blocks = condition.unflatten(3, (-1, CONDITION_BLOCK)).unflatten(2, (-1, CONDITION_BLOCK))
+    blocks = blocks.permute(2, 4, 1, 0, 3, 5)
+    n_condition = math.prod(blocks.shape[2:])
+    x = latent.new_empty(*latent.shape[2:], n_condition + latent.shape[1])
+    x[..., :n_condition].unflatten(-1, blocks.shape[2:]).copy_(blocks)
+    x[..., n_condition:] = latent[0].permute(1, 2, 0)
+    return x.permute(2, 0, 1)[None]
 
 
 def _interleave(steps: list[Tensor]) -> Tensor:
