@@ -1,6 +1,7 @@
 """`flashvsr batch`: a folder to a folder; a bad file does not stop the rest."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -85,3 +86,75 @@ def test_folders_that_make_no_sense(flashvsr, make_clip, tmp_path: Path):
     assert "a.mkv and a.mp4 would both become out/a.mkv" in both.stderr
     assert flashvsr("batch", "nowhere", "-o", "out").code == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_other_settings_make_it_again_and_what_a_user_changed_is_left_alone(flashvsr, make_clip, look, tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        make_clip(f"in/{name}", 2)
+    (tmp_path / "out").mkdir()
+    make_clip("out/c.mp4", 1)
+    make_clip("in/c.mp4", 3)
+    first = flashvsr("batch", "in", "-o", "out", "-s", 1)
+    assert first.code == 0, first.stderr
+    assert "2 done, 1 skipped" in first.stderr
+    assert "It was there already and no batch made it" in first.stderr
+    assert look(tmp_path / "out/c.mp4").n_frames == 1
+
+    theirs = make_clip("out/b.mp4", 7)
+    again = flashvsr("batch", "in", "-o", "out", "-s", 2, "--report", "r.json")
+    assert again.code == 0, again.stderr
+    assert "1 done, 2 skipped" in again.stderr
+    assert "It is made again: scale was 1.0 and is 2.0." in again.stderr
+    assert "It has changed since a batch made it" in again.stderr
+    assert look(tmp_path / "out/a.mp4").size == (48, 64)
+    assert look(theirs).n_frames == 7
+    reasons = {file["input"]: file.get("reason") for file in json.loads((tmp_path / "r.json").read_text())["files"]}
+    assert all(reasons.values())
+
+    everything = flashvsr("batch", "in", "-o", "out", "-s", 2, "--overwrite", "--quiet")
+    assert everything.code == 0, everything.stderr
+    assert everything.stderr == ""
+    assert [look(tmp_path / "out" / name).n_frames for name in ("a.mp4", "b.mp4", "c.mp4")] == [2, 2, 3]
+
+
+def test_names_that_would_steer_a_terminal_or_leave_the_folder(flashvsr, make_clip, look, tmp_path: Path):
+    (tmp_path / "in/away").mkdir(parents=True)
+    odd = ["\x1b[31mred\n.mp4", os.fsdecode(b"\xff\xfe.mp4"), "-o.mp4", "%03d.mp4"]
+    for name in odd:
+        make_clip("x.mp4", 1).rename(tmp_path / "in" / name)
+    make_clip("in/away/b.mp4", 1)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/away").symlink_to(tmp_path / "elsewhere")
+    done = flashvsr("batch", "in", "-o", "out", "-r", "-s", 1)
+    assert done.code == 1
+    assert "4 done, 1 failed" in done.stderr
+    assert "out/away is a link that leads out of out" in done.stderr
+    assert r"in/\x1b[31mred\n.mp4" in done.stderr
+    assert r"in/\xff\xfe.mp4" in done.stderr
+    assert "\x1b" not in done.stderr
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    for name in odd:
+        (tmp_path / "out" / name).rename(tmp_path / "y.mp4")
+        assert look(tmp_path / "y.mp4").n_frames == 1
+
+
+def test_patterns_and_the_options_of_upscale(flashvsr, make_clip, make_pictures, look, tmp_path: Path):
+    (tmp_path / "clips/deep").mkdir(parents=True)
+    make_clip("clips/a.mp4", 9)
+    make_clip("clips/deep/b.mp4", 9)
+    make_pictures("drawn", 1)
+    given = ("clips/**/*.mp4", "drawn", "-o", "out", "-s", 1)
+    options = ("--resume", "--frames", 4, "--deinterlace", "off", "--preset-for", "archive", "--encoder-option", "g=1")
+    done = flashvsr("batch", *given, *options, "--extension", "mkv", "--strength", 0.5, "--jobs", 3, "--retries", 0)
+    assert done.code == 0, done.stderr
+    assert "3 done" in done.stderr
+    assert [look(tmp_path / "out" / name).n_frames for name in ("a.mkv", "deep/b.mkv")] == [4, 4]
+    assert (tmp_path / "out/shot_001.png").is_file(), "a picture is whole, and cannot be resumed"
+    nothing = flashvsr("batch", *given, "--only-failed")
+    assert nothing.code == 0
+    assert "Nothing failed when it was last tried." in nothing.stderr
+    limited = flashvsr("batch", "clips/*.mp4", "-o", "small", "--max-pixels", 100)
+    assert limited.code == 1
+    assert "more than the limit of 100 pixels" in limited.stderr
