@@ -199,6 +199,7 @@ class OpenJob:
                 "total": total_s,
             },
             notices=[*self.notices, *late],
+            damage=source.counters,
             peak_device_bytes=self._peak_device_bytes,
         )
 

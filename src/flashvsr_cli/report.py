@@ -3,7 +3,7 @@
 import json
 import resource
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from flashvsr_cli.geometry import Size
 from flashvsr_cli.options import EncodeOptions, Settings
 from flashvsr_cli.preflight import PIPE
 from flashvsr_cli.video.faults import output_faults
+from flashvsr_cli.video.source import SourceCounters
 from flashvsr_cli.video.targets import PartFile
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Report:
         source, target: facts about input and output, as JSON objects.
         size: (height, width) of the output.
         frames_in, frames_out: read and written.
+        damage: what was passed over or repaired while reading; see `SourceCounters`.
         seconds: per stage; "read", "model" and "write" overlap, "total" is from opening the input to the finished
             output, without loading the model.
         notices: what the user was told.
@@ -45,6 +47,7 @@ class Report:
     frames_out: int
     seconds: dict[str, float]
     notices: list[str]
+    damage: SourceCounters = field(default_factory=SourceCounters)
     peak_device_bytes: int | None = None
 
     @property
@@ -72,6 +75,7 @@ class Report:
             "output": {**self.target, "size": list(self.size)},
             "frames_in": self.frames_in,
             "frames_out": self.frames_out,
+            "damage": {name: count for name, count in asdict(self.damage).items() if name != "frames"},
             "fps": self.fps,
             "seconds": self.seconds,
             "peak_host_bytes": peak_host_bytes(),

@@ -99,10 +99,12 @@ def write_clip(
     *,
     has_audio: bool = False,
     steps: tuple[int, ...] = (1,),
+    codec: str = "libx264",
 ) -> Path:
     """A clip of noise; `steps` are the frames' durations in frame periods, repeated (more than one makes it VFR)."""
     with av.open(path, "w") as container:
-        video = container.add_stream("libx264", rate=RATE, options={"preset": "ultrafast"})
+        options = {"preset": "ultrafast"} if codec == "libx264" else {"g": "1"}
+        video = container.add_stream(codec, rate=RATE, options=options)
         video.height, video.width, video.pix_fmt = *size, "yuv420p"
         audio = container.add_stream("aac", rate=48000, layout="mono") if has_audio else None
         tick = 0
@@ -124,7 +126,7 @@ def write_clip(
 
 @pytest.fixture
 def make_clip(tmp_path: Path) -> Callable[..., Path]:
-    """`make_clip("name.mp4", n_frames, size, has_audio=, steps=)`."""
+    """`make_clip("name.mp4", n_frames, size, has_audio=, steps=, codec=)`."""
     return lambda name, *args, **options: write_clip(tmp_path / name, *args, **options)
 
 

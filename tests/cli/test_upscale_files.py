@@ -93,6 +93,34 @@ def test_the_same_seed_gives_the_same_pixels_and_another_seed_others(flashvsr, m
     assert pixels[0] == pixels[1] != pixels[2]
 
 
+def test_damage_on_the_way_is_counted_in_the_report(flashvsr, make_clip, look, tmp_path: Path):
+    """Three frames of FFV1, cut to two bytes: the frame before takes their place, so the sound stays in step."""
+    whole = make_clip("whole.mkv", 30, has_audio=True, codec="ffv1")
+    with av.open(str(whole)) as opened, av.open(str(tmp_path / "in.mkv"), "w") as out:
+        streams = {s.index: out.add_stream_from_template(s, opaque=True) for s in opened.streams}
+        n_frames = 0
+        for packet in opened.demux():
+            if not packet.size:
+                continue
+            is_lost = packet.stream.type == "video" and n_frames in (9, 10, 20)
+            n_frames += packet.stream.type == "video"
+            written = av.Packet(bytes(packet)[:2] if is_lost else bytes(packet))
+            written.pts, written.dts, written.time_base = packet.pts, packet.dts, packet.time_base
+            written.duration, written.is_keyframe = packet.duration, packet.is_keyframe
+            written.stream = streams[packet.stream.index]
+            out.mux(written)
+    done = flashvsr("upscale", "in.mkv", "-o", "out.mkv", "--report", "r.json")
+    assert done.code == 0, done.stderr
+    assert "3 packets cannot be read, 0 frames come out damaged, 3 repeat the one before" in " ".join(
+        done.stderr.split()
+    )
+    damage = json.loads((tmp_path / "r.json").read_text())["damage"]
+    assert damage == {"corrupt_packets": 3, "corrupt_frames": 0, "repeated_frames": 3, "repaired_timestamps": 0}
+    before, after = look(whole), look(tmp_path / "out.mkv")
+    assert after.times == before.times
+    assert after.audio == before.audio
+
+
 def test_report(flashvsr, make_clip, mini_folder: Path, tmp_path: Path):
     make_clip("in.mp4", 22, has_audio=True)
     done = flashvsr("upscale", "in.mp4", "-o", "out.mp4", "--report", "r.json", "--seed", 7, "--kv-ratio", 2)
@@ -107,6 +135,8 @@ def test_report(flashvsr, make_clip, mini_folder: Path, tmp_path: Path):
     assert report["output"]["size"] == [96, 128]
     assert report["output"]["bytes"] == (tmp_path / "out.mp4").stat().st_size
     assert (report["frames_in"], report["frames_out"]) == (22, 22)
+    kinds = ("corrupt_packets", "corrupt_frames", "repeated_frames", "repaired_timestamps")
+    assert report["damage"] == dict.fromkeys(kinds, 0)
     seconds = report["seconds"]
     assert set(seconds) == {"open", "read", "model", "write", "total"}
     assert min(seconds.values()) > 0

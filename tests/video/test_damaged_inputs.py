@@ -141,24 +141,54 @@ def test_damage_in_the_middle_is_counted_and_the_rest_keeps_its_time(make_clip):
     assert len(times) >= 59
 
 
+@pytest.fixture
+def break_packets(make_clip, tmp_path):
+    """`break_packets("in.mkv", n_frames, lost)`: FFV1 in which those frames are cut to two bytes.
+
+    To its decoder that is an error, and not a damaged picture.
+    """
+
+    def run(name, n_frames, lost):
+        whole = make_clip("whole.mkv", codec="ffv1", options=(("g", "1"),), pts=tuple(range(n_frames)))
+        clip = tmp_path / name
+        with av.open(str(whole)) as opened, av.open(str(clip), "w") as out:
+            stream = out.add_stream_from_template(opened.streams.video[0], opaque=True)
+            for i, packet in enumerate(p for p in opened.demux(video=0) if p.size):
+                broken = av.Packet(bytes(packet)[:2] if i in lost else bytes(packet))
+                broken.pts, broken.dts, broken.time_base = packet.pts, packet.dts, packet.time_base
+                broken.duration, broken.is_keyframe, broken.stream = packet.duration, packet.is_keyframe, stream
+                out.mux(broken)
+        return clip
+
+    return run
+
+
 @pytest.mark.parametrize("lost", [(5,), (5, 11, 12), (17, 18, 19)])
-def test_a_packet_that_does_not_decode_is_replaced_by_the_picture_before(make_clip, tmp_path, lost):
-    """Cut to two bytes, a frame of FFV1 is an error to its decoder, and not a damaged picture."""
-    whole, clip = make_clip("whole.mkv", codec="ffv1", options=(("g", "1"),), pts=tuple(range(20))), tmp_path / "in.mkv"
-    with av.open(str(whole)) as opened, av.open(str(clip), "w") as out:
-        stream = out.add_stream_from_template(opened.streams.video[0], opaque=True)
-        for i, packet in enumerate(p for p in opened.demux(video=0) if p.size):
-            broken = av.Packet(bytes(packet)[:2] if i in lost else bytes(packet))
-            broken.pts, broken.dts, broken.time_base = packet.pts, packet.dts, packet.time_base
-            broken.is_keyframe, broken.stream = packet.is_keyframe, stream
-            out.mux(broken)
-    with open_source(str(clip)) as source:
+def test_a_packet_that_does_not_decode_is_replaced_by_the_picture_before(break_packets, lost):
+    with open_source(str(break_packets("in.mkv", 20, lost))) as source:
         frames = list(source)
     assert [f.pts for f in frames] == [40 * i for i in range(20)]
     assert source.counters.repeated_frames == len(lost)
+    assert source.counters.corrupt_packets <= len(lost)
     for i, (before, frame) in enumerate(itertools.pairwise(frames), 1):
         assert np.array_equal(before.image, frame.image) == (i in lost)
     assert any(f"{len(lost)} repeat the one before" in notice for notice in source.notices)
+
+
+def test_a_long_damage_is_bridged(break_packets):
+    """Up to two thirds of the packets, as FFmpeg's -max_error_rate."""
+    with open_source(str(break_packets("in.mkv", 60, range(10, 48)))) as source:
+        frames = list(source)
+    assert [f.pts for f in frames] == [40 * i for i in range(60)]
+    assert (source.counters.corrupt_packets, source.counters.repeated_frames) == (38, 38)
+
+
+@pytest.mark.parametrize("name", ["in.mkv", "in.avi"])
+def test_too_much_damage_is_refused_with_the_count(break_packets, name):
+    clip = break_packets(name, 60, range(10, 60))
+    with pytest.raises(InputError, match=r"too damaged: 4\d of 60 packets cannot be read") as caught:
+        read_all(clip)
+    assert "repair" in caught.value.next_step
 
 
 def test_empty_file(tmp_path):

@@ -108,6 +108,20 @@ def test_the_same_frames_and_packets_for_less_decoding(make_clip, compare, name,
     assert ours < 270, (ours, whole)
 
 
+def test_an_edit_list_hides_the_same_frames(make_clip, compare, tmp_path):
+    """Copied from the middle of a group: pictures lie in front of the start."""
+    clip = tmp_path / "edited.mp4"
+    with av.open(str(make_clip("in.mp4", pts=CFR, options=B_FRAMES))) as opened, av.open(str(clip), "w") as out:
+        stream = out.add_stream_from_template(opened.streams.video[0], opaque=True)
+        for packet in opened.demux(video=0):
+            if packet.dts is not None:
+                shift = 7 * round(Fraction(1, 25) / packet.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
+                out.mux(packet)
+    ours, whole = compare(clip, end=None)
+    assert ours < 270 < whole
+
+
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
