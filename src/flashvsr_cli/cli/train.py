@@ -64,3 +64,25 @@ def cost_command(
     cost = cost_of_model(model)
     for name in ("projection", "linear", "attention", "decoder", "total"):
         typer.echo(f"{name:<12}{getattr(cost, name):10.0f}")
+
+
+@app.command("measure")
+def measure_command(
+    config: Annotated[Path, typer.Argument(help="A stage's TOML, which says what was held out.")],
+    model: Annotated[str, typer.Argument(help="A .safetensors of this project, or a folder.")],
+    video: Annotated[list[Path] | None, typer.Option(help="Measure on the beginning of this video as well.")] = None,
+    strip: Annotated[Path | None, typer.Option(help="Write a PNG: bicubic, model, wanted.")] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the TOML.")
+    ] = None,
+) -> None:
+    """Measure a model on clips that it was not trained on: a Markdown table with the gain over bicubic."""
+    from flashvsr_cli.pipeline import Upscaler
+    from flashvsr_cli.train.config import read_stage_config
+    from flashvsr_cli.train.validate import clips_of_video, make_clips, measure_network, table_of
+
+    stage = read_stage_config(config, tuple(change or ()))
+    upscaler = Upscaler.load(model, device=stage.run.device)
+    clips = make_clips(stage) + [clip for path in video or () for clip in clips_of_video(path, stage)]
+    results = measure_network(upscaler.network, upscaler.default_settings, clips, stage.data.scale, strip)
+    typer.echo(table_of(results))

@@ -34,7 +34,7 @@ from flashvsr_cli.train.parts import (
 )
 from flashvsr_cli.train.random import StepRandom
 from flashvsr_cli.train.stages import Stage, make_stage
-from flashvsr_cli.train.validate import ValidationClip, make_clips, validate
+from flashvsr_cli.train.validate import ValidationClip, make_clips, measure_network, summarise
 
 STATE_FILE = "state.pt"
 STATE_FORMAT = 1
@@ -258,7 +258,8 @@ class Trainer:
         roles = role_states(state, self._adapter_scale())
         network = network_of(roles, self._traits, self.world.device)
         strip = self.folder / f"strip-{self.step:06d}.png"
-        values = validate(network, self._traits.settings, self._validation, self.config.data.scale, strip)
+        scale = self.config.data.scale
+        values = summarise(measure_network(network, self._traits.settings, self._validation, scale, strip))
         self.log.numbers(self.step, values)
         return values
 

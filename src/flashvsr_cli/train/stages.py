@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from flashvsr_cli.dataset.batch import Batch
+from flashvsr_cli.errors import UsageError
 from flashvsr_cli.model.config import PATCH
 from flashvsr_cli.model.dit import SelfAttend
 from flashvsr_cli.schedule import FRAMES_PER_LATENT
@@ -107,6 +108,18 @@ class Stage(nn.Module):
             terms[f"{prefix}perceptual"] = self._perceptual(frames.flatten(0, 1), wanted.flatten(0, 1))
         return terms
 
+    def decode_window(self, batch: Batch, random: StepRandom, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames of all latents, or of a few neighbours at a random place, and what they should be."""
+        n_frames, count = batch.high_res.shape[1], self.config.loss.decoded_latents
+        if not count or count >= latents.shape[2]:
+            low_res = batch.low_res[:, :n_frames]
+            return decode_clips(self.parts.decoder, latents, low_res), batch.high_res
+        # One latent more in front fills the decoder's memory; its frames are not judged.
+        first = int(random.numpy(batch.i_pack, Purpose.WINDOW).integers(1, latents.shape[2] - count))
+        begin, judged, end = (FRAMES_PER_LATENT * n - 3 for n in (first, first + 1, first + 1 + count))
+        frames = decode_clips(self.parts.decoder, latents[:, :, first : first + 1 + count], batch.low_res[:, begin:end])
+        return frames[:, judged - begin :], batch.high_res[:, judged:end]
+
 
 class TeacherStage(Stage):
     """Flow matching on clips and still pictures together, every token seeing its whole clip."""
@@ -193,7 +206,7 @@ class OneStepStage(Stage):
             with torch.no_grad():
                 clean = self.parts.encoder.encode(batch.high_res)
             terms["flow"] = nn.functional.mse_loss(predicted, clean)
-        frames, wanted = self._decode_window(batch, random, predicted)
+        frames, wanted = self.decode_window(batch, random, predicted)
         return self.weigh({**terms, **self.picture_terms(frames, wanted)})
 
     def _score_terms(self, batch: Batch, random: StepRandom, predicted: Tensor) -> Losses:
@@ -221,18 +234,6 @@ class OneStepStage(Stage):
         velocity = self._velocity(model, batch, noisy, time)
         return [z - time * v for z, v in zip(noisy, velocity, strict=True)]
 
-    def _decode_window(self, batch: Batch, random: StepRandom, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Frames of all latents, or of a few neighbours at a random place, and what they should be."""
-        n_frames, count = batch.high_res.shape[1], self.config.loss.decoded_latents
-        if not count or count >= latents.shape[2]:
-            low_res = batch.low_res[:, :n_frames]
-            return decode_clips(self.parts.decoder, latents, low_res), batch.high_res
-        # One latent more in front fills the decoder's memory; its frames are not judged.
-        first = int(random.numpy(batch.i_pack, Purpose.WINDOW).integers(1, latents.shape[2] - count))
-        begin, judged, end = (FRAMES_PER_LATENT * n - 3 for n in (first, first + 1, first + 1 + count))
-        frames = decode_clips(self.parts.decoder, latents[:, :, first : first + 1 + count], batch.low_res[:, begin:end])
-        return frames[:, judged - begin :], batch.high_res[:, judged:end]
-
 
 class DecoderStage(Stage):
     """The tiny conditional decoder, and for small models the encoder with it."""
@@ -243,9 +244,14 @@ class DecoderStage(Stage):
         learns_encoder = "encoder" in self.config.train
         latents = self.parts.encoder.encode(batch.high_res) if learns_encoder else self.encode(batch.high_res)
         decoded = self._spoil(latents, batch, random) if weights.latent_noise or weights.latent_drop else latents
-        frames = decode_clips(self.parts.decoder, decoded, batch.low_res[:, : batch.high_res.shape[1]])
-        terms = self.picture_terms(frames, batch.high_res)
-        if weights.wan_pixel or weights.wan_perceptual:
+        uses_vae = weights.wan_pixel or weights.wan_perceptual
+        if uses_vae and weights.decoded_latents:
+            raise UsageError(
+                "The full decoder's frames are compared over whole clips.", "Set loss.decoded_latents to 0."
+            )
+        frames, wanted = self.decode_window(batch, random, decoded)
+        terms = self.picture_terms(frames, wanted)
+        if uses_vae:
             terms |= self.picture_terms(frames, self._decode_fully(latents), "wan_")
         return self.weigh(terms)
 

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
+import av
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,6 +18,7 @@ from flashvsr_cli.dataset.motion import Picture as Scene
 from flashvsr_cli.dataset.motion import render_clip
 from flashvsr_cli.dataset.procedural import draw_picture
 from flashvsr_cli.dataset.sources import list_photos, read_photo
+from flashvsr_cli.errors import InputError
 from flashvsr_cli.model.stream import Network
 from flashvsr_cli.options import Settings
 from flashvsr_cli.pipeline import Upscaler
@@ -32,33 +35,64 @@ class ValidationClip:
     """One clip and what is given to the model.
 
     Attributes:
-        name: of the clip and the variant.
+        source: what it was made from.
+        variant: "clean" or "degraded".
         wanted: (T, H, W, 3) uint8.
         low_res: (T, h, w, 3) uint8.
     """
 
-    name: str
+    source: str
+    variant: str
     wanted: Clip
     low_res: Clip
 
 
 def make_clips(config: StageConfig) -> list[ValidationClip]:
     """Clips of held-out photos (or procedural pictures where there are none), clean and degraded."""
-    options, scale = config.validation, config.data.scale
+    options = config.validation
     paths = list_photos(options.photos, only=config.data.hold_out) if options.photos and config.data.hold_out else []
     clips = []
     for i_clip in range(options.n_clips):
         rng = generator_of(config.seed, i_clip, Purpose.VALIDATION)
-        scene = Scene.of(
-            read_photo(paths[i_clip % len(paths)]) if paths else draw_picture(rng, 512, torch.device("cpu"))
-        )
+        path = paths[i_clip % len(paths)] if paths else None
+        scene = Scene.of(read_photo(path) if path else draw_picture(rng, 512, torch.device("cpu")))
         wanted = render_clip(scene, rng, options.n_frames, (options.size, options.size), speed=0.25).round()
-        low = resize_clip(wanted, (options.size // scale, options.size // scale))
-        noisy = add_noise(low, rng, options.noise_sigma, like_photons=False, in_grey=False).round()
-        degraded = compress_video(to_array(noisy), crf=options.crf, preset="medium")
-        clips.append(ValidationClip(f"{i_clip}-clean", to_array(wanted), to_array(low)))
-        clips.append(ValidationClip(f"{i_clip}-degraded", to_array(wanted), degraded))
+        clips += make_variants(path.stem if path else "procedural", wanted, rng, config)
     return clips
+
+
+def make_variants(source: str, wanted: Tensor, rng: np.random.Generator, config: StageConfig) -> list[ValidationClip]:
+    """A clip (T, 3, H, W) in levels, sides multiples of twice the scale, reduced cleanly, and degraded as well."""
+    options, scale = config.validation, config.data.scale
+    low = resize_clip(wanted, (wanted.shape[2] // scale, wanted.shape[3] // scale))
+    noisy = add_noise(low, rng, options.noise_sigma, like_photons=False, in_grey=False).round()
+    degraded = compress_video(to_array(noisy), crf=options.crf, preset="medium")
+    truth = to_array(wanted)
+    return [
+        ValidationClip(source, "clean", truth, to_array(low)),
+        ValidationClip(source, "degraded", truth, degraded),
+    ]
+
+
+def clips_of_video(path: Path, config: StageConfig) -> list[ValidationClip]:
+    """The first frames of a real video, reduced like the others.
+
+    Raises:
+        InputError: the file holds no video that can be read.
+    """
+    side = 2 * config.data.scale
+    try:
+        with av.open(str(path)) as container:
+            frames = [
+                frame.to_ndarray(format="rgb24")
+                for frame in islice(container.decode(video=0), config.validation.n_frames)
+            ]
+    except (av.FFmpegError, OSError) as error:
+        raise InputError(f"{path} holds no video that can be read.", "Give another --video.") from error
+    wanted = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).float()
+    height, width = (length // side * side for length in wanted.shape[-2:])
+    rng = generator_of(config.seed, config.validation.n_clips, Purpose.VALIDATION)
+    return make_variants(path.stem, wanted[..., :height, :width], rng, config)
 
 
 def to_array(clip: Tensor) -> Clip:
@@ -108,9 +142,18 @@ def measure(clips: Mapping[str, Clip], wanted: Clip, enlarged: Clip) -> dict[str
     return figures
 
 
-def validate(
-    network: Network, settings: Settings, clips: list[ValidationClip], scale: int, strip: Path | None
-) -> dict[str, float]:
+@dataclass(frozen=True)
+class Result:
+    """What was measured on one clip."""
+
+    clip: ValidationClip
+    model: Figures
+    bicubic: Figures
+
+
+def measure_network(
+    network: Network, settings: Settings, clips: list[ValidationClip], scale: int, strip: Path | None = None
+) -> list[Result]:
     """Upscale every clip and compare with bicubic.
 
     Args:
@@ -119,34 +162,56 @@ def validate(
         clips: from `make_clips`.
         scale: enlargement.
         strip: where to write a strip of pictures (input, bicubic, model, wanted).
-
-    Returns:
-        Means per variant: psnr, ssim, their gains over bicubic, flicker, color.
     """
     upscaler = Upscaler(network, Checkpoint("trained", "v1.1", {}))
     rows: list[list[Picture]] = []
-    results: dict[str, list[tuple[Figures, Figures]]] = {}
+    results = []
     for clip in clips:
         made = np.stack(list(upscaler.upscale(iter(clip.low_res), scale=scale, settings=settings)))
         enlarged = enlarge(clip.low_res, scale)
         figures = measure({"model": made, "bicubic": enlarged}, clip.wanted, enlarged)
-        results.setdefault(clip.name.split("-")[-1], []).append((figures["model"], figures["bicubic"]))
+        results.append(Result(clip, figures["model"], figures["bicubic"]))
         middle = len(made) // 2
         rows.append([_centre(version[middle]) for version in (enlarged, made, clip.wanted)])
     if strip is not None:
         write_png(strip, arrange(rows))
-    return _summarise(results)
+    return results
 
 
-def _summarise(results: Mapping[str, list[tuple[Figures, Figures]]]) -> dict[str, float]:
+def summarise(results: list[Result]) -> dict[str, float]:
+    """Means per variant: psnr, ssim, their gains over bicubic, flicker, color."""
     summary = {}
-    for variant, pairs in results.items():
+    for variant in dict.fromkeys(result.clip.variant for result in results):
+        chosen = [result for result in results if result.clip.variant == variant]
         for name in ("psnr", "ssim", "flicker", "color"):
-            summary[f"{variant}/{name}"] = float(np.mean([getattr(model, name) for model, _ in pairs]))
+            summary[f"{variant}/{name}"] = float(np.mean([getattr(result.model, name) for result in chosen]))
         for name in ("psnr", "ssim"):
-            gains = [getattr(model, name) - getattr(bicubic, name) for model, bicubic in pairs]
+            gains = [getattr(result.model, name) - getattr(result.bicubic, name) for result in chosen]
             summary[f"{variant}/{name}_gain"] = float(np.mean(gains))
+        summary[f"{variant}/bicubic_flicker"] = float(np.mean([result.bicubic.flicker for result in chosen]))
     return summary
+
+
+def table_of(results: list[Result]) -> str:
+    """A Markdown table: a row per source, with the mean of its clips and the gain over bicubic in brackets."""
+    lines = [
+        "| clips of | PSNR-Y clean | SSIM clean | PSNR-Y degraded | SSIM degraded | flicker clean (bicubic) | colour |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for source in dict.fromkeys(result.clip.source for result in results):
+        lines.append(_row(source, summarise([result for result in results if result.clip.source == source])))
+    lines.append(_row("mean of all clips", summarise(results)))
+    return "\n".join(lines)
+
+
+def _row(name: str, figures: Mapping[str, float]) -> str:
+    cells = [name]
+    for variant in ("clean", "degraded"):
+        cells.append(f"{figures[f'{variant}/psnr']:.2f} ({figures[f'{variant}/psnr_gain']:+.2f})")
+        cells.append(f"{figures[f'{variant}/ssim']:.3f} ({figures[f'{variant}/ssim_gain']:+.3f})")
+    cells.append(f"{figures['clean/flicker']:.2f} ({figures['clean/bicubic_flicker']:.2f})")
+    cells.append(f"{max(figures['clean/color'], figures['degraded/color']):.2f}")
+    return f"| {' | '.join(cells)} |"
 
 
 def _centre(image: Picture) -> Picture:
