@@ -98,7 +98,8 @@ def _find(text: str, target: Path, recursive: bool, plan: BatchPlan) -> list[_Fo
         depth = None if recursive else 1
         return _find_below(path, target, plan, depth, lambda place: _is_media(place.name))
     if stat.S_ISREG(mode):
-        return [_Found(path, Path(path.name))]
+        # A file that is called "-" must not be taken for standard input.
+        return [_Found(path.absolute() if str(path) == "-" else path, Path(path.name))]
     if not mode and any(character in text for character in GLOB_CHARACTERS):
         base, pattern = _split_pattern(path)
         depth = None if ANY_DEPTH in pattern else len(pattern)

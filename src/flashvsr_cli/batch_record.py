@@ -181,6 +181,8 @@ class Record:
 def hash_content(path: Path, is_stopped: Callable[[], bool] = lambda: False) -> str | None:
     """The SHA-256 of a whole file; None if `is_stopped` came true before the end.
 
+    Of all of it: an input that was only changed in its middle is another one.
+
     Raises:
         OSError: it cannot be read.
     """

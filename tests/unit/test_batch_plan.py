@@ -62,6 +62,12 @@ def test_files_by_name(tree):
     assert places("..", target="../../out", recursive=True)["../sub/c.mp4"] == "../../out/sub/c.mp4"
 
 
+def test_a_file_that_is_called_as_standard_input_is(tree, tmp_path: Path):
+    tree("-")
+    assert places("-") == {str(tmp_path / "-"): "out/-.mkv"}
+    assert places("./-") == {str(tmp_path / "-"): "out/-.mkv"}
+
+
 def test_the_same_file_named_twice_is_one_input(tree):
     tree("in/a.mp4")
     assert places("in", "in/a.mp4", "in/*.mp4") == {"in/a.mp4": "out/a.mp4"}
