@@ -16,7 +16,7 @@ DtypeName = Literal["float32", "bfloat16", "float16"]
 Version = Literal["v1", "v1.1"]
 Deinterlace = Literal["auto", "on", "off"]
 AudioChoice = Literal["copy", "none", "transcode"]
-SubtitleChoice = Literal["copy", "none"]
+SubtitleChoice = Literal["copy", "none", "transcode"]
 Purpose = Literal["archive", "share", "edit"]
 
 MAX_INPUT_PIXELS, MAX_OUTPUT_PIXELS = 2**26, 2**28
@@ -173,7 +173,7 @@ class EncodeOptions:
             "share" plays everywhere, "edit" is made for editing programs.
         encoder_options: (name, value) of the encoder's own options; they win over everything else.
         audio: "copy" the tracks, leave out all ("none"), or "transcode" all to AAC or Opus.
-        subtitles: "copy" the tracks or leave out all ("none").
+        subtitles: "copy" the tracks, leave out all ("none"), or "transcode" the text the container cannot hold as is.
         max_pixels: larger pictures are refused before any is computed.
     """
 

@@ -51,6 +51,12 @@ VFR = ((0, 40, 45, 160, 200, 400, 433, 600), (40, 5, 115, 40, 200, 33, 167, 50))
 CFR = (tuple(range(0, 320, 40)), (40,) * 8)
 CONTAINERS = ("mp4", "mov", "mkv", "webm", "ts", "avi")
 TRACKS = {"AAC": "aac", "FLAC": "flac", "Opus": "libopus", "PCM": "pcm_s16le"}
+SUBTITLES = {
+    "SRT": ("srt", "mkv"),
+    "ASS": ("ass", "mkv"),
+    "WebVTT": ("webvtt", "mkv"),
+    "MP4 text": ("mov_text", "mp4"),
+}
 EXTRAS = ("subtitles (SRT)", "chapters", "attached font", "title", "language of the sound")
 
 
@@ -225,6 +231,73 @@ def test_sound(make_clip, pass_through, packets, tmp_path, cell):
         is_same = b"".join(p[3] for p in packets(out, "audio")) == whole
         assert is_same or cell[2] == "ts"  # MPEG-TS puts a header in front of every packet of AAC
     note(cell, f"as {codec}" if is_new else "kept")
+
+
+SUBTITLE_CELLS = [cell for name in SUBTITLES for cell in row("Subtitles, copied", name, CONTAINERS)] + [
+    cell for name in SUBTITLES for cell in row("Subtitles, --subs transcode", name, CONTAINERS)
+]
+
+
+def add_subtitles(clip: Path, target: Path, codec: str) -> Path:
+    """The clip with two lines in German, the second of them in italics."""
+    text = target.with_suffix(".srt")
+    text.write_text(
+        "1\n00:00:00,100 --> 00:00:00,900\nHello, you\n\n2\n00:00:01,000 --> 00:00:01,150\n<i>Bye</i> now\n"
+    )
+    with av.open(str(clip)) as media, av.open(str(text)) as lines, av.open(str(target), "w") as out:
+        video = out.add_stream_from_template(media.streams.video[0], opaque=True)
+        decoder = lines.streams[0].codec_context
+        decoder.open()
+        written = out.add_stream(codec)
+        written.time_base = written.codec_context.time_base = Fraction(1, 1000)
+        written.codec_context.subtitle_header = decoder.subtitle_header
+        written.metadata["language"] = "deu"
+        for packet in (p for p in media.demux(video=0) if p.size):
+            packet.stream = video
+            out.mux(packet)
+        for packet in (p for p in lines.demux() if p.size):
+            encoded = written.codec_context.encode_subtitle(decoder.decode2(packet))
+            encoded.pts = encoded.dts = packet.pts
+            encoded.duration, encoded.time_base, encoded.stream = packet.duration, packet.time_base, written
+            out.mux(encoded)
+    return target
+
+
+def read_subtitles(path: Path) -> list[tuple[Fraction, Fraction, str]]:
+    """(When it is shown, until when, what) of every line."""
+    lines = []
+    with av.open(str(path)) as opened:
+        stream = opened.streams.subtitles[0]
+        assert stream.language in ("deu", "ger")
+        for packet in opened.demux(stream):
+            shown = stream.codec_context.decode2(packet) if packet.size else None
+            for rect in shown or ():
+                begin = packet.pts * packet.time_base
+                text = rect.dialogue.decode().replace("{\\i1}", "<").replace("{\\i0}", ">").replace("{\\r}", ">")
+                lines.append((begin, begin + packet.duration * packet.time_base, text))
+    return lines
+
+
+@pytest.mark.parametrize("cell", SUBTITLE_CELLS, ids="-".join)
+def test_subtitles(make_clip, pass_through, tmp_path, cell):
+    codec, container = SUBTITLES[cell[1]]
+    plain = make_clip("plain.mp4", pts=tuple(range(30)))
+    clip = add_subtitles(plain, tmp_path / f"in.{container}", codec)
+    before = read_subtitles(clip)
+    assert [text for *_, text in before] == ["Hello, you", "<Bye> now"]
+    out = tmp_path / f"out.{cell[2]}"
+    is_new = "transcode" in cell[0]
+    _, sink = pass_through(clip, out, EncodeOptions(subtitles="transcode" if is_new else "copy"))
+    with av.open(str(out)) as opened:
+        kinds = {s.type: s.codec_context.codec.canonical_name for s in opened.streams}
+    if "subtitle" not in kinds:
+        other_ways = [] if is_new or cell[2] in ("ts", "avi") else ["--subs transcode"]
+        note(cell, f"left out {said(sink.notices, 'subtitle', *other_ways)}")
+        return
+    assert read_subtitles(out) == before
+    with av.open(str(clip)) as opened:
+        is_same = opened.streams.subtitles[0].codec_context.codec.canonical_name == kinds["subtitle"]
+    note(cell, "kept" if is_same else f"as {kinds['subtitle']}")
 
 
 EXTRA_CELLS = [cell for name in EXTRAS for cell in row("Everything else", name, CONTAINERS)]

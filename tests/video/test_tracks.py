@@ -122,3 +122,32 @@ def test_a_killed_run_leaves_a_readable_temporary(make_clip, tmp_path, container
     assert times == [Fraction(i, 25) for i in range(len(times))]
     assert len(times) >= 100
     assert any(kind == "audio" for kind, _ in packets)
+
+
+def test_lines_that_are_shown_at_once_all_get_into_mp4(make_clip, pass_through, packets, tmp_path):
+    """Signs and speech overlap in ASS; MP4 wants a sample's time above that of the one before."""
+    (tmp_path / "text.ass").write_text(
+        "[Script Info]\nScriptType: v4.00+\n\n[V4+ Styles]\nFormat: Name, Fontname, Fontsize\nStyle: Default,Arial,16\n"
+        "\n[Events]\nFormat: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text\n"
+        "Dialogue: 0,0:00:00.20,0:00:00.80,Default,,0,0,0,,Sign\n"
+        "Dialogue: 0,0:00:00.20,0:00:00.60,Default,,0,0,0,,Speech, {\\b1}loud{\\b0}\n"
+        "Dialogue: 0,0:00:00.20,0:00:00.60,Default,,0,0,0,,\n"
+        "Dialogue: 0,0:00:00.90,0:00:01.00,Default,,0,0,0,,Late\n"
+    )
+    clip = tmp_path / "in.mkv"
+    with av.open(str(make_clip("plain.mp4", pts=tuple(range(30))))) as media, av.open(str(clip), "w") as out:
+        video = out.add_stream_from_template(media.streams[0], opaque=True)
+        with av.open(str(tmp_path / "text.ass")) as text:
+            lines = out.add_stream_from_template(text.streams[0], opaque=True)
+            pairs = [(p, video) for p in media.demux() if p.size] + [(p, lines) for p in text.demux() if p.size]
+            for packet, stream in pairs:
+                packet.stream = stream
+                out.mux(packet)
+    for name in ("out.mp4", "out.mov", "out.webm"):
+        codec = "libvpx-vp9" if name == "out.webm" else None
+        _, sink = pass_through(clip, tmp_path / name, EncodeOptions(subtitles="transcode", codec=codec))
+        assert sink.notices == []
+        got = [(p[0], p[3]) for p in packets(tmp_path / name, "subtitle") if len(p[3]) > 2]
+        assert [time for time, _ in got] == [Fraction(1, 5), Fraction(201, 1000), Fraction(9, 10)]
+        for word, (_, content) in zip((b"Sign", b"Speech, ", b"Late"), got, strict=True):
+            assert word in content

@@ -42,6 +42,7 @@ class SubtitleChoice(StrEnum):
 
     COPY = "copy"
     NONE = "none"
+    TRANSCODE = "transcode"
 
 
 @dataclass(frozen=True)

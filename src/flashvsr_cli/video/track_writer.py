@@ -12,6 +12,7 @@ from av.error import FFmpegError
 from flashvsr_cli.errors import OutputError
 from flashvsr_cli.options import AudioChoice, SubtitleChoice
 from flashvsr_cli.video.faults import reason
+from flashvsr_cli.video.subtitles import TEXT_CODEC_OF_MUXER, TEXT_CODECS, TranscodedText
 from flashvsr_cli.video.tracks import CopiedTracks, aac_config, describe_track, is_cover
 
 MUXER_OF_EVERYTHING = "matroska"
@@ -45,7 +46,7 @@ class TrackChoices:
 
     Attributes:
         audio: copied, left out, or encoded anew.
-        subtitles: copied or left out.
+        subtitles: copied, left out, or copied where that can be and else encoded anew.
     """
 
     audio: AudioChoice = "copy"
@@ -122,7 +123,7 @@ class _Attachment:
         return []
 
 
-_Way = _Copy | _Transcode | _Attachment
+_Way = _Copy | _Transcode | _Attachment | TranscodedText
 
 
 class TrackWriter:
@@ -169,16 +170,7 @@ class TrackWriter:
         ):
             return
         try:
-            if self._muxer not in KINDS_OF_MUXER.get(kind, (self._muxer,)):
-                raise ValueError(f"{self._muxer} has no {kind}")
-            is_new = kind == "audio" and self._choices.audio == "transcode"
-            codecs = CODECS_OF_MUXER.get(self._muxer)
-            if codecs is not None and not is_new and stream.codec_context.name not in codecs:
-                raise ValueError(f"{self._muxer} has no {stream.codec_context.name}")
-            if kind == "cover" and self._muxer == MUXER_OF_EVERYTHING:
-                way: _Way = _Attachment(self._container, stream, self._tracks.first_packet(stream.index))
-            else:
-                way = _Transcode(self._container, stream) if is_new else _Copy(self._container, stream)
+            way = self._find_way(stream, kind)
         except (ValueError, FFmpegError) as error:
             self._refuse(stream, kind, error, notices)
             return
@@ -198,6 +190,24 @@ class TrackWriter:
             notices.append(f"{self._name} has no field for the language of {describe_track(stream).describe()}.")
         added.disposition = stream.disposition
 
+    def _find_way(self, stream: Any, kind: str) -> _Way:
+        """How a track gets into the output. Raises `ValueError` or `FFmpegError` if there is none."""
+        if self._muxer not in KINDS_OF_MUXER.get(kind, (self._muxer,)):
+            raise ValueError(f"{self._muxer} has no {kind}")
+        if kind == "audio" and self._choices.audio == "transcode":
+            return _Transcode(self._container, stream)
+        if kind == "cover" and self._muxer == MUXER_OF_EVERYTHING:
+            return _Attachment(self._container, stream, self._tracks.first_packet(stream.index))
+        codecs = CODECS_OF_MUXER.get(self._muxer)
+        try:
+            if codecs is not None and stream.codec_context.name not in codecs:
+                raise ValueError(f"{self._muxer} has no {stream.codec_context.name}")
+            return _Copy(self._container, stream)
+        except (ValueError, FFmpegError):
+            if kind == "subtitle" and self._choices.subtitles == "transcode":
+                return TranscodedText(self._container, stream)
+            raise
+
     def _refuse(self, stream: Any, kind: str, error: Exception, notices: list[str]) -> None:
         track = describe_track(stream).describe()
         is_everything = self._muxer == MUXER_OF_EVERYTHING
@@ -212,7 +222,11 @@ class TrackWriter:
                 f"{self._name} cannot hold {track} of the input.",
                 f"Use --audio transcode, or --audio none to leave the sound out,{advice}.".replace(",.", "."),
             ) from error
-        advice = "" if is_everything else " An .mkv output keeps it."
+        ways = [] if is_everything else ["An .mkv output keeps it."]
+        is_text = kind == "subtitle" and stream.codec_context.name in TEXT_CODECS
+        if is_text and self._choices.subtitles == "copy" and self._muxer in TEXT_CODEC_OF_MUXER:
+            ways.append("--subs transcode encodes it anew.")
+        advice = "".join(f" {way}" for way in ways)
         notices.append(f"{self._name} cannot hold {track}: left out.{advice}")
 
     def refuse_sound(self, error: Exception) -> None:
@@ -234,8 +248,9 @@ class TrackWriter:
         notices = []
         for index, way in self._ways.items():
             self._mux(way.flush())
-            if isinstance(way, _Transcode) and way.n_damaged:
-                notices.append(f"{way.n_damaged} packets of audio track {index} are damaged: left out.")
+            if isinstance(way, _Transcode | TranscodedText) and way.n_damaged:
+                kind = "audio" if isinstance(way, _Transcode) else "subtitle"
+                notices.append(f"{way.n_damaged} packets of {kind} track {index} are damaged: left out.")
         return notices
 
     def _mux(self, packets: list[av.Packet]) -> None:
