@@ -18,6 +18,7 @@ from flashvsr_cli.dataset.motion import Picture, render_clip
 from flashvsr_cli.dataset.procedural import colored_noise, draw_picture
 from flashvsr_cli.dataset.sources import INDEX
 from flashvsr_cli.train.config import DegradationConfig
+from flashvsr_cli.train.losses import flicker_distance
 
 CPU = torch.device("cpu")
 
@@ -115,3 +116,16 @@ def test_build_filters_in_named_steps_and_resumes(tmp_path: Path) -> None:
     again = build_shards([photos], tmp_path / "out", config)
     assert again.n_measured == 1
     assert again.counts["motion"] == 2
+
+
+def test_what_moves_with_the_picture_is_no_flicker() -> None:
+    """An error that follows a pan costs almost nothing; one that stays behind, or comes and goes, does."""
+    generator = torch.Generator().manual_seed(0)
+    texture, error = torch.nn.functional.avg_pool2d(torch.rand(2, 3, 72, 90, generator=generator), 5, 1)
+    texture, error = (texture - 0.5) * 3, (error - 0.5) * 0.5
+    wanted = torch.stack([texture[:, :, i : i + 64] for i in range(4)])[None]
+    moving = torch.stack([error[:, :, i : i + 64] for i in range(4)])[None]
+    blinking = moving * torch.tensor([1.0, -1.0, 1.0, -1.0])[None, :, None, None, None]
+    along, here = flicker_distance(wanted + moving, wanted), flicker_distance(wanted + blinking, wanted)
+    assert float(along) < 0.05 * float(here)
+    assert float(flicker_distance(wanted, wanted)) == 0

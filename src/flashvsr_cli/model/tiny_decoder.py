@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from flashvsr_cli.model.config import TinyDecoderConfig
 from flashvsr_cli.model.conv import conv_relu, nearest_twice_as_transposed, relu
 from flashvsr_cli.model.frames import Frames
+from flashvsr_cli.model.host_memory import return_freed_memory
 from flashvsr_cli.schedule import FRAMES_PER_LATENT
 
 CONDITION_BLOCK = 8
@@ -139,6 +140,8 @@ class TinyDecoder(nn.Module):
         if len(low_res) + n_missing != FRAMES_PER_LATENT * n_latents:
             raise ValueError(f"{n_latents} latents do not go with {len(low_res)} frames")
         for i_latent, latent in enumerate(latents.unbind(2)):
+            if not latents.is_cuda:
+                return_freed_memory()
             end = FRAMES_PER_LATENT * (i_latent + 1) - n_missing
             begin = max(0, end - FRAMES_PER_LATENT)
             group = low_res[begin:end].to(latents.dtype)

@@ -154,6 +154,7 @@ class LossConfig:
 
     Attributes:
         flow, dmd, fake_flow, pixel, perceptual: of one-step and flow-matching stages.
+        flicker: of the change of the error along the motion, from frame to frame (a small model's addition).
         wan_pixel, wan_perceptual: distance to the full VAE decoder's output (decoder stage at full size).
         pixel_kind: "l2" as in the paper, or "charbonnier".
         decoded_latents: latents decoded per clip for pixel losses; 0 decodes all.
@@ -167,6 +168,7 @@ class LossConfig:
     fake_flow: float = 1.0
     pixel: float = 1.0
     perceptual: float = 2.0
+    flicker: float = 0.0
     wan_pixel: float = 0.0
     wan_perceptual: float = 0.0
     pixel_kind: Literal["l2", "charbonnier"] = "l2"

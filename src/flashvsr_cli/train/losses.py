@@ -11,9 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flashvsr_cli.compare.flow import estimate_flow, warp
+
 Perceptual = Callable[[Tensor, Tensor], Tensor]
 CHARBONNIER_EPS = 1e-3
 GRADIENT_LEVELS = 3
+LUMA_SHARES = (0.299, 0.587, 0.114)
+OCCLUDED = 0.15
+"""Difference behind the motion, in [-1, 1], from which a pixel counts as hidden in one of two frames."""
 
 
 def mix(clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
@@ -58,6 +63,21 @@ def gradient_distance(frames: Tensor, wanted: Tensor) -> Tensor:
         total = total + difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
         difference = F.avg_pool2d(difference, 2)
     return total / (2 * GRADIENT_LEVELS)
+
+
+def flicker_distance(frames: Tensor, wanted: Tensor) -> Tensor:
+    """How much the error changes along the motion: mean square of luma between neighbouring frames, (B, T, 3, H, W).
+
+    What moves with the picture costs nothing here. Motion is that of what is wanted.
+    """
+    weights = wanted.new_tensor(LUMA_SHARES)[:, None, None]
+    luma, error = ((x.float() * weights).sum(dim=2, keepdim=True) for x in (wanted, frames - wanted))
+    before, after = luma[:, :-1].flatten(0, 1), luma[:, 1:].flatten(0, 1)
+    with torch.no_grad(), torch.autocast(luma.device.type, enabled=False):
+        flow = estimate_flow(before * 127.5 + 127.5, after * 127.5 + 127.5)
+        is_seen = (warp(after, flow) - before).abs() < OCCLUDED
+    change = warp(error[:, 1:].flatten(0, 1), flow) - error[:, :-1].flatten(0, 1)
+    return (change.square() * is_seen).mean()
 
 
 def choose_perceptual(device: torch.device) -> tuple[Perceptual, str]:

@@ -17,7 +17,15 @@ from flashvsr_cli.train.attend import CausalSparsity, full_attention
 from flashvsr_cli.train.config import StageConfig
 from flashvsr_cli.train.forward import decode_clips, predict_velocity, project_clips
 from flashvsr_cli.train.lora import add_adapters, is_adapter
-from flashvsr_cli.train.losses import Perceptual, flow_loss, matching_loss, mix, pixel_loss, shift_time
+from flashvsr_cli.train.losses import (
+    Perceptual,
+    flicker_distance,
+    flow_loss,
+    matching_loss,
+    mix,
+    pixel_loss,
+    shift_time,
+)
 from flashvsr_cli.train.parts import Parts, ScoreModel
 from flashvsr_cli.train.random import Purpose, StepRandom
 
@@ -107,6 +115,10 @@ class Stage(nn.Module):
         if getattr(weights, f"{prefix}perceptual"):
             terms[f"{prefix}perceptual"] = self._perceptual(frames.flatten(0, 1), wanted.flatten(0, 1))
         return terms
+
+    def flicker_terms(self, frames: Tensor, wanted: Tensor) -> Losses:
+        """The term on frames (B, T, 3, H, W), if it has a weight."""
+        return {"flicker": flicker_distance(frames, wanted)} if self.config.loss.flicker else {}
 
     def decode_window(self, batch: Batch, random: StepRandom, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Frames of all latents, or of a few neighbours at a random place, and what they should be."""
@@ -207,7 +219,7 @@ class OneStepStage(Stage):
                 clean = self.parts.encoder.encode(batch.high_res)
             terms["flow"] = nn.functional.mse_loss(predicted, clean)
         frames, wanted = self.decode_window(batch, random, predicted)
-        return self.weigh({**terms, **self.picture_terms(frames, wanted)})
+        return self.weigh({**terms, **self.picture_terms(frames, wanted), **self.flicker_terms(frames, wanted)})
 
     def _score_terms(self, batch: Batch, random: StepRandom, predicted: Tensor) -> Losses:
         """Distribution matching for the generator, flow matching for the fake score model."""
@@ -250,7 +262,7 @@ class DecoderStage(Stage):
                 "The full decoder's frames are compared over whole clips.", "Set loss.decoded_latents to 0."
             )
         frames, wanted = self.decode_window(batch, random, decoded)
-        terms = self.picture_terms(frames, wanted)
+        terms = self.picture_terms(frames, wanted) | self.flicker_terms(frames, wanted)
         if uses_vae:
             terms |= self.picture_terms(frames, self._decode_fully(latents), "wan_")
         return self.weigh(terms)
