@@ -22,7 +22,7 @@ from flashvsr_cli import __version__
 from flashvsr_cli.errors import ResumeError
 from flashvsr_cli.options import EncodeOptions, InputOptions, Settings
 from flashvsr_cli.video.faults import input_error, output_faults
-from flashvsr_cli.video.targets import sync_folder
+from flashvsr_cli.video.targets import journal_of, remove_abandoned, sync_folder
 
 if TYPE_CHECKING:
     from flashvsr_cli.pipeline import Upscaler
@@ -90,7 +90,8 @@ class Journal:
     """
 
     def __init__(self, target: Path) -> None:
-        self.path = target.with_name(f".{target.name}.resume")
+        self._target = target
+        self.path = journal_of(target)
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         self._is_open = True
         try:
@@ -140,6 +141,7 @@ class Journal:
         contents = self._contents
         for name in contents.temporaries:
             self.path.with_name(Path(name).name).unlink(missing_ok=True)
+        remove_abandoned(self._target)
         end = 0 if contents.facts is None else contents.end
         os.ftruncate(self._fd, end)
         os.lseek(self._fd, end, os.SEEK_SET)

@@ -1,10 +1,13 @@
 """Files and folders that appear under their final name only when complete."""
 
+import fcntl
 import os
 import re
 import shutil
 import stat
 import uuid
+import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -37,9 +40,79 @@ class ByteTarget(Protocol):
 
 
 def temporary_beside(target: Path) -> Path:
-    """A hidden name in the same folder, unique to this process, with the target's extension."""
-    mark = f".part-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    """A hidden name in the same folder, unique to this process, with the target's extension.
+
+    It tells the writing process and the target, of which it may hold the beginning only.
+    """
+    mark = f".part-{os.getpid()}-{_mark_of(target)}{uuid.uuid4().hex[:8]}"
     return target.with_name(f".{target.stem[:MAX_STEM_CHARS]}{mark}{target.suffix}")
+
+
+def _mark_of(target: Path) -> str:
+    return f"{zlib.crc32(os.fsencode(target.name)):08x}"
+
+
+def journal_of(target: Path) -> Path:
+    """Where the state of a resumable run is kept."""
+    return target.with_name(f".{target.name}.resume")
+
+
+def remove_abandoned(target: Path) -> None:
+    """Removes temporaries of a target whose writers were killed.
+
+    A writer is gone if no process has its number and nobody holds the lock of its temporary: the number alone may
+    belong to another container or machine that shares the folder, and the lock alone is not known to every file system.
+    """
+    head = re.escape(f".{target.stem[:MAX_STEM_CHARS]}.part-")
+    shape = re.compile(rf"{head}(\d+)-{_mark_of(target)}[0-9a-f]{{8}}{re.escape(target.suffix)}")
+    for path in target.parent.iterdir():
+        match = shape.fullmatch(path.name)
+        if match is None or _is_running(int(match[1])) or _is_locked(path):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _is_running(pid: int) -> bool:
+    """Whether another process has that number; this one's temporaries are told by their locks."""
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of a temporary, or may hold it."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _lock(fd: int) -> None:
+    """Says that a temporary is being written, as long as the descriptor is open."""
+    with suppress(OSError):  # A file system without locks: `_is_locked` takes its files for locked.
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _begin_anew(target: Path) -> None:
+    """Clears away what killed runs left, unless a run is to be resumed: its own session does it then."""
+    if not journal_of(target).exists():
+        remove_abandoned(target)
 
 
 def prepare_target(location: str) -> Path:
@@ -72,9 +145,11 @@ class PartFile:
 
     def __init__(self, target: Path) -> None:
         self.target = target
+        _begin_anew(target)
         self.path = temporary_beside(target)
         self.name = str(self.path)
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        _lock(self._fd)
         self._is_open = True
         self._is_settled = False
         self.n_bytes = 0
@@ -119,9 +194,9 @@ class PartFile:
         """Brings the bytes to the disk and gives the file its final name."""
         os.fsync(self._fd)
         self.n_bytes = os.fstat(self._fd).st_size
-        self._close()
         self.path.replace(self.target)
         self._is_settled = True
+        self._close()
         sync_folder(self.target.parent)
 
     def abort(self) -> None:
@@ -149,9 +224,12 @@ class PartFolder:
 
     def __init__(self, target: Path) -> None:
         self.target = target
+        _begin_anew(target)
         self.path = temporary_beside(target)
         self._is_settled = False
         self.path.mkdir()
+        self._fd = os.open(self.path, os.O_RDONLY)
+        _lock(self._fd)
 
     def commit(self) -> None:
         """Gives the folder, or every file in it, its final name."""
@@ -163,14 +241,18 @@ class PartFolder:
             sync_folder(self.target)
         else:
             self.path.rename(self.target)
-        self._is_settled = True
+        self._settle()
         sync_folder(self.target.parent)
 
     def abort(self) -> None:
         """Removes the temporary folder, unless it has been committed."""
         if not self._is_settled:
             shutil.rmtree(self.path)
-            self._is_settled = True
+            self._settle()
+
+    def _settle(self) -> None:
+        self._is_settled = True
+        os.close(self._fd)
 
 
 def sync_folder(folder: Path) -> None:
@@ -184,4 +266,4 @@ def sync_folder(folder: Path) -> None:
 
 def is_temporary_name(name: str) -> bool:
     """Whether a file name is one that `temporary_beside` makes."""
-    return re.fullmatch(r"\..*\.part-\d+-[0-9a-f]{8}(\.[^.]*)?", name) is not None
+    return re.fullmatch(r"\..*\.part-\d+-[0-9a-f]{8,16}(\.[^.]*)?", name) is not None
