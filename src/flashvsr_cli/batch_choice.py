@@ -109,7 +109,10 @@ class Chooser:
 
     def _find_change(self, item: BatchItem, job: Job, made: Entry) -> str | None:
         """Why a result is no longer what would be made now."""
-        difference = find_difference(made.settings, settings_of(job, self.model()))
+        now_asked = settings_of(job, self.model())
+        if made.settings.get("model", {}).get("sha256") != now_asked["model"]["sha256"]:
+            return "It is made again: the model is another."
+        difference = find_difference(made.settings, now_asked)
         if difference:
             return f"It is made again: {difference}."
         try:
