@@ -1,5 +1,6 @@
 """Sizes and cost of nano, and what its configurations say."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,12 @@ import torch
 
 from flashvsr_cli.errors import UsageError, WeightsError
 from flashvsr_cli.model.config import TinyDecoderConfig
+from flashvsr_cli.model.tiny_decoder import MemBlock
 from flashvsr_cli.model.traits import Traits
 from flashvsr_cli.options import Settings
 from flashvsr_cli.train.config import ModelConfig, read_stage_config
 from flashvsr_cli.train.cost import count_macs
-from flashvsr_cli.train.forward import decode_clips
+from flashvsr_cli.train.forward import decode_clips, decode_stills
 from flashvsr_cli.train.parts import build_random, export, role_states
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -22,7 +24,8 @@ BYTES_LIMIT = 12_000_000
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.toml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_checked_in_configurations_are_valid(path: Path) -> None:
     config = read_stage_config(path)
-    assert config.stage == path.stem.split("-")[1]
+    assert config.stage == path.stem.split("-")[1].replace("stills", "decoder")
+    assert config.data.stills == (path.stem == "0-stills")
     assert config.lora_rank == (384 if path.parent.name == "full" and config.stage != "decoder" else 0)
 
 
@@ -81,6 +84,26 @@ def test_nano_starts_as_a_sharpened_enlargement() -> None:
     assert change[56:63].min() < -1e-3, "darker before a bright edge"
     assert change[65:72].max() > 1e-3, "brighter behind it"
     assert change[30:44].abs().max() < 1e-3, "nothing where nothing is"
+
+
+def test_stills_are_clips_that_stand_still(toy_model: ModelConfig) -> None:
+    """Before the first stage has learned anything, a still clip ends as what stills give."""
+    model = dataclasses.replace(toy_model, decoder_grow=(4, 1, 1), decoder_blocks=(1, 3, 0), decoder_detail=True)
+    decoder = build_random(model, Settings(), seed=0).decoder
+    for block in (layer for layer in decoder.decoder[11:] if isinstance(layer, MemBlock)):
+        torch.nn.init.normal_(block.conv[-1].weight, std=0.1)
+    torch.nn.init.normal_(decoder.decoder[26].weight, std=0.1)
+    picture = torch.rand(1, 1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        clip = decode_clips(decoder, torch.randn(1, 16, 3, 8, 8), picture.expand(-1, 9, -1, -1, -1))
+        still = decode_stills(decoder, picture[:, 0])
+    assert (still - picture[:, 0]).abs().max() > 0.01
+    torch.testing.assert_close(clip[:, -1], still, rtol=1e-4, atol=1e-5)
+
+
+def test_stills_need_a_decoder_with_detail(toy_model: ModelConfig) -> None:
+    with pytest.raises(UsageError, match="detail"):
+        decode_stills(build_random(toy_model, Settings(), seed=0).decoder, torch.zeros(1, 3, 64, 64))
 
 
 def test_traits_survive_the_header() -> None:

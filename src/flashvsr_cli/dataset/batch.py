@@ -7,7 +7,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips of one pack.
+    """Clips of one pack; of one frame each, both high_res and low_res, where single frames are asked for.
 
     Attributes:
         high_res: (B, 4F - 3, 3, H, W) float32 in [-1, 1], F even.

@@ -124,8 +124,12 @@ class ClipPool:
         for index in indices:
             rng = random.numpy(index, Purpose.DATA)
             i_clip, turn = int(rng.integers(len(clips.high))), int(rng.integers(8))
-            highs.append(_turn(clips.high[i_clip], turn))
-            lows.append(_turn(clips.low[i_clip], turn))
+            frames = slice(None)
+            if self._config.stills:
+                i_frame = int(rng.integers(clips.high.shape[1]))
+                frames = slice(i_frame, i_frame + 1)
+            highs.append(_turn(clips.high[i_clip, frames], turn))
+            lows.append(_turn(clips.low[i_clip, frames], turn))
         low = torch.stack(lows)
         # The same enlargement as inference's, all frames at once.
         enlarged = resize_clip(low.flatten(0, 1).float(), (self._config.size, self._config.size))

@@ -26,7 +26,8 @@ from flashvsr_cli.schedule import FRAMES_PER_LATENT
 CONDITION_BLOCK = 8
 DETAIL_BLOCK = 4
 MOST_BLOCKS = 3
-FIRST_UPSAMPLE = 8
+SECOND_STAGE, LAST_UPSAMPLE = 11, 20
+"""Numbers of layers."""
 BAND_ROWS = 32
 BAND_MARGIN = 2
 """Rows at half the output's size: of a band finished at once on a CPU, and what its three convolutions see beyond."""
@@ -70,6 +71,10 @@ class MemBlock(nn.Module):
         first, _, second, _, third = (cast(nn.Conv2d, layer) for layer in self.conv)
         y = conv_relu(second, conv_relu(first, torch.cat((x, past), dim=1)))
         return conv_relu(third, y, plus=x)
+
+
+RunBlock = Callable[[int, MemBlock, Tensor], Tensor]
+"""Runs the memory block of that layer number on time steps."""
 
 
 class TGrow(nn.Module):
@@ -174,7 +179,7 @@ class TinyDecoder(nn.Module):
         grow, conv = cast(TGrow, self.decoder[index + 1]), cast(nn.Conv2d, self.decoder[index + 2])
         return nearest_twice_as_transposed(grow.conv.weight, conv.weight, grow.factor)
 
-    def run_layers(self, x: Tensor, condition: Tensor, run_block: Callable[[int, MemBlock, Tensor], Tensor]) -> Tensor:
+    def run_layers(self, x: Tensor, condition: Tensor, run_block: RunBlock) -> Tensor:
         """All layers on (T, 784, h, w), giving (4T, 3, 8h, 8w).
 
         Args:
@@ -185,20 +190,33 @@ class TinyDecoder(nn.Module):
         decoder = self.decoder
         x = conv_relu(cast(nn.Conv2d, decoder[1]), decoder[0](x))
         x = conv_relu(cast(nn.Conv2d, decoder[3]), x)
-        for index in range(5, 20):
-            layer = decoder[index]
+        x = self._run_stages(range(5, SECOND_STAGE), x, run_block)
+        if self.detail is not None:
+            x = x + self.detail(F.pixel_unshuffle(condition, DETAIL_BLOCK))
+        return self.run_from_second_stage(x, run_block)
+
+    def _run_stages(self, indices: range, x: Tensor, run_block: RunBlock) -> Tensor:
+        for index in indices:
+            layer = self.decoder[index]
             if isinstance(layer, MemBlock):
                 x = run_block(index, layer, x)
             elif isinstance(layer, nn.Upsample):
                 x = _interleave(list(self._upsample(index, x)))
-                if index == FIRST_UPSAMPLE and self.detail is not None:
-                    x = x + self.detail(F.pixel_unshuffle(condition, DETAIL_BLOCK))
+        return x
+
+    def run_from_second_stage(self, x: Tensor, run_block: RunBlock) -> Tensor:
+        """What follows the first enlargement: (T, C, 2h, 2w) to (n * T, 3, 8h, 8w), n = 4 over the first growth."""
+        x = self._run_stages(range(SECOND_STAGE, LAST_UPSAMPLE), x, run_block)
         # From here on time steps do not mix: each is finished by itself, and only its picture is put in its place.
         if x.is_cuda or torch.is_grad_enabled():
-            return _interleave([self._finish_step(step) for step in self._upsample(20, x)])
-        picture = torch.empty_like(condition)
+            return _interleave([self._finish_step(step) for step in self._upsample(LAST_UPSAMPLE, x)])
+        picture = None
         for top in range(0, x.shape[2], BAND_ROWS):
-            picture[:, :, 2 * top : 2 * (top + BAND_ROWS)] = _interleave(self._finish_band(x, top))
+            band = _interleave(self._finish_band(x, top))
+            if picture is None:
+                picture = x.new_empty(len(band), 3, 2 * x.shape[2], 2 * x.shape[3])
+            picture[:, :, 2 * top : 2 * (top + BAND_ROWS)] = band
+        assert picture is not None
         return picture
 
     def _finish_band(self, x: Tensor, top: int) -> list[Tensor]:
@@ -210,7 +228,7 @@ class TinyDecoder(nn.Module):
         begin, end = max(0, top - BAND_MARGIN), min(x.shape[2], top + BAND_ROWS + BAND_MARGIN)
         n_rows = min(BAND_ROWS, x.shape[2] - top)
         rows = slice(2 * (top - begin), 2 * (top - begin + n_rows))
-        return [self._finish_step(step)[:, :, rows] for step in self._upsample(20, x[:, :, begin:end])]
+        return [self._finish_step(step)[:, :, rows] for step in self._upsample(LAST_UPSAMPLE, x[:, :, begin:end])]
 
     def _upsample(self, index: int, x: Tensor) -> Iterator[Tensor]:
         """(T, C, h, w) -> one after the other, per time step that a step becomes, (T, C', 2h, 2w)."""

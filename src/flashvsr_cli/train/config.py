@@ -104,6 +104,7 @@ class DataConfig:
         hold_out: parts of file names that are never used in training.
         procedural: share of clips from the procedural source; the rest comes from photos and shards.
         image_share: share of still pictures among the clips (teacher stage).
+        stills: single frames of the clips instead, from which the decoder stage learns everything but its first stage.
         size: side of the square high-resolution crops; a multiple of 128.
         n_chunks: chunks of the streaming schedule in a clip: 8 * (n_chunks + 2) + 1 frames in.
         scale: enlargement.
@@ -116,6 +117,7 @@ class DataConfig:
     hold_out: tuple[str, ...] = ()
     procedural: float = 0.3
     image_share: float = 0.0
+    stills: bool = False
     size: int = 256
     n_chunks: int = 1
     scale: int = 4
@@ -259,6 +261,8 @@ class StageConfig:
             raise UsageError(
                 f"batch {self.batch} is no multiple of pack {self.pack}.", "Set batch and pack in the stage's TOML."
             )
+        if self.data.stills and self.stage != "decoder":
+            raise UsageError(f"The {self.stage} stage does not learn from stills.", "Leave data.stills out.")
         if self.data.size % 128:
             raise UsageError(f"data.size {self.data.size} is no multiple of 128.", "Use e.g. 256.")
 

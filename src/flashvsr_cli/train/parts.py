@@ -36,7 +36,6 @@ ENCODER_FILE = "encoder.safetensors"
 
 COLORS = 3
 DETAIL_GAIN = 4.0
-FIRST_STAGE_SHARE = 0.1
 """How a small decoder's second stage starts: detail is a few hundredths of the signal's range."""
 CONDITION_CHANNELS = 3 * FRAMES_PER_LATENT * CONDITION_BLOCK**2
 
@@ -159,11 +158,11 @@ def _initialise_decoder(decoder: TinyDecoder, config: ModelConfig) -> None:
 
 @torch.no_grad()
 def _start_with_detail(decoder: TinyDecoder, detail: nn.Conv2d) -> None:
-    """Let the second stage see differences between pixels first, not brightness, and little of the first stage."""
+    """Let the second stage see differences between pixels first, not brightness, and nothing of the first stage."""
     colors = detail.weight.unflatten(1, (COLORS, -1))
     colors -= colors.mean(dim=(2, 3, 4), keepdim=True)
     colors *= DETAIL_GAIN
-    cast(nn.Conv2d, decoder.decoder[10]).weight.mul_(FIRST_STAGE_SHARE)
+    nn.init.zeros_(cast(nn.Conv2d, decoder.decoder[10]).weight)
     for block in decoder.modules():
         if isinstance(block, MemBlock):
             nn.init.zeros_(cast(nn.Conv2d, block.conv[-1]).weight)

@@ -15,7 +15,7 @@ from flashvsr_cli.model.dit import SelfAttend
 from flashvsr_cli.schedule import FRAMES_PER_LATENT
 from flashvsr_cli.train.attend import CausalSparsity, full_attention
 from flashvsr_cli.train.config import StageConfig
-from flashvsr_cli.train.forward import decode_clips, predict_velocity, project_clips
+from flashvsr_cli.train.forward import decode_clips, decode_stills, predict_velocity, project_clips
 from flashvsr_cli.train.lora import add_adapters, is_adapter
 from flashvsr_cli.train.losses import (
     Perceptual,
@@ -252,6 +252,9 @@ class DecoderStage(Stage):
 
     def forward(self, batch: Batch, random: StepRandom) -> Losses:
         """See `Stage`."""
+        if self.config.data.stills:
+            frames = decode_stills(self.parts.decoder, batch.low_res[:, 0])
+            return self.weigh(self.picture_terms(frames[:, None], batch.high_res))
         weights = self.config.loss
         learns_encoder = "encoder" in self.config.train
         latents = self.parts.encoder.encode(batch.high_res) if learns_encoder else self.encode(batch.high_res)

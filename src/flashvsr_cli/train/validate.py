@@ -164,6 +164,7 @@ def measure_network(
         strip: where to write a strip of pictures (input, bicubic, model, wanted).
     """
     upscaler = Upscaler(network, Checkpoint("trained", "v1.1", {}))
+    side = min(STRIP_SIDE, *(length for clip in clips for length in clip.wanted.shape[1:3]))
     rows: list[list[Picture]] = []
     results = []
     for clip in clips:
@@ -172,7 +173,7 @@ def measure_network(
         figures = measure({"model": made, "bicubic": enlarged}, clip.wanted, enlarged)
         results.append(Result(clip, figures["model"], figures["bicubic"]))
         middle = len(made) // 2
-        rows.append([_centre(version[middle]) for version in (enlarged, made, clip.wanted)])
+        rows.append([_centre(version[middle], side) for version in (enlarged, made, clip.wanted)])
     if strip is not None:
         write_png(strip, arrange(rows))
     return results
@@ -214,7 +215,6 @@ def _row(name: str, figures: Mapping[str, float]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _centre(image: Picture) -> Picture:
-    side = min(STRIP_SIDE, *image.shape[:2])
+def _centre(image: Picture, side: int) -> Picture:
     top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
     return image[top : top + side, left : left + side]

@@ -1,0 +1,74 @@
+"""`flashvsr train measure`: the table of a model that adds nothing to bicubic says so."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from flashvsr_cli.cli.train import app
+from flashvsr_cli.options import Settings
+from flashvsr_cli.train.config import ModelConfig
+from flashvsr_cli.train.parts import build_random, export, role_states
+
+CONFIG = Path(__file__).parents[2] / "configs" / "nano" / "4-onestep.toml"
+SMALL = ["validation.photos=[]", "validation.n_clips=1", "validation.size=128", "validation.n_frames=3"]
+
+
+@pytest.fixture
+def plain_model(tmp_path: Path, toy_model: ModelConfig) -> Path:
+    parts = build_random(toy_model, Settings(0.02, 3.0, 1, "none"), seed=0)
+    torch.nn.init.zeros_(parts.decoder.decoder[26].weight)
+    path = tmp_path / "plain.safetensors"
+    export(path, role_states(parts.state_dict(), 1.0), parts.traits, torch.float16, {})
+    return path
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    path = tmp_path / "some.clip.mkv"
+    picture = np.random.default_rng(0).integers(0, 256, (100, 92, 3), dtype=np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 92, 100, "bgr0"
+        for shift in range(4):
+            frame = av.VideoFrame.from_ndarray(np.roll(picture, shift, axis=1), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def test_a_model_that_adds_nothing_gains_nothing(tmp_path: Path, plain_model: Path, clip: Path) -> None:
+    arguments = ["measure", str(CONFIG), str(plain_model), "--video", str(clip), "--strip", str(tmp_path / "strip.png")]
+    for setting in SMALL:
+        arguments += ["--set", setting]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    header, rule, *rows = done.stdout.strip().splitlines()
+    assert header.count("|") == rule.count("|") == 8
+    assert [row.split("|")[1].strip() for row in rows] == ["procedural", "some.clip", "mean of all clips"]
+    for row in rows:
+        for gain in ("(+0.00)", "(+0.000)"):
+            assert row.count(gain) == 2, row
+        assert row.rstrip("| ").endswith("0.00"), "colours as in the input"
+    assert (tmp_path / "strip.png").stat().st_size > 0
+
+
+def test_a_video_that_is_none_is_refused(tmp_path: Path, plain_model: Path) -> None:
+    path = tmp_path / "words.mp4"
+    path.write_text("no video")
+    arguments = [
+        "measure",
+        str(CONFIG),
+        str(plain_model),
+        "--video",
+        str(path),
+        "--set",
+        "validation.n_clips=0",
+        "--set",
+        "validation.photos=[]",
+    ]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 1
+    assert "holds no video" in str(done.exception)
