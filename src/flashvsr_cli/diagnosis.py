@@ -3,6 +3,7 @@
 import platform
 import shutil
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -17,9 +18,9 @@ ENCODERS = {
     "libvpx-vp9": "VP9",
     "ffv1": "lossless",
     "prores_ks": "ProRes",
-    "hevc_nvenc": "H.265 on an NVIDIA GPU",
 }
-OPTIONAL_ENCODERS = {"hevc_nvenc"}
+CARD_ENCODERS = {"h264_nvenc": "H.264", "hevc_nvenc": "H.265", "av1_nvenc": "AV1"}
+CARD_TRIAL_SIZE = (256, 256)
 GIB = 1 << 30
 
 
@@ -96,11 +97,44 @@ def _codecs() -> list[Finding]:
         try:
             Codec(name, "w")
         except ValueError:
-            advice = None if name in OPTIONAL_ENCODERS else "Install PyAV's binary wheel: pip install --upgrade av"
+            advice = "Install PyAV's binary wheel: pip install --upgrade av"
             findings.append(Finding(name, "note", f"{what}: not in this FFmpeg", advice))
         else:
             findings.append(Finding(name, "ok", what))
-    return findings
+    return [*findings, *(_card_encoder(name, what) for name, what in CARD_ENCODERS.items()), _card_decoder()]
+
+
+def _card_encoder(name: str, what: str) -> Finding:
+    """Whether an encoder of the graphics card opens here; that FFmpeg was built with it says nothing about the card."""
+    import av
+    from av.error import FFmpegError
+
+    try:
+        encoder: Any = av.CodecContext.create(name, "w")
+    except ValueError:
+        return Finding(name, "note", f"{what} on an NVIDIA GPU: not in this FFmpeg")
+    encoder.height, encoder.width = CARD_TRIAL_SIZE
+    encoder.pix_fmt, encoder.time_base = "yuv420p", Fraction(1, 25)
+    try:
+        encoder.open()
+    except (FFmpegError, ValueError):
+        return Finding(name, "note", f"{what} on an NVIDIA GPU: does not open on this machine")
+    return Finding(name, "ok", f"{what} on an NVIDIA GPU, with --codec {name}")
+
+
+def _card_decoder() -> Finding:
+    """Whether the graphics card's decoder could be used. Nothing uses it yet, so a card without it loses nothing."""
+    import av
+    from av.codec.hwaccel import HWAccel, hwdevices_available
+    from av.error import FFmpegError
+
+    if "cuda" not in hwdevices_available():
+        return Finding("NVDEC", "note", "not in this FFmpeg; inputs are decoded on the CPU")
+    try:
+        av.CodecContext.create("h264", "r", hwaccel=HWAccel("cuda"))
+    except (FFmpegError, OSError, RuntimeError, ValueError):
+        return Finding("NVDEC", "note", "does not open on this machine; inputs are decoded on the CPU")
+    return Finding("NVDEC", "note", "opens on this machine, and is not used: inputs are decoded on the CPU")
 
 
 def _broken(package: str, error: Exception) -> Finding:

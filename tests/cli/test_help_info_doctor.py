@@ -1,10 +1,12 @@
 """Commands that compute nothing: help, info, doctor, bench io."""
 
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import av
 import pytest
 
 LOOK_AT_MODULES = """
@@ -86,6 +88,18 @@ def test_info_of_a_model_that_has_not_been_downloaded(flashvsr, make_clip):
     assert json.loads(done.stdout)["memory_bytes"]["weights"] > 6e9
 
 
+def opens(encoder: str) -> bool:
+    """Whether ten pictures can be encoded by it."""
+    try:
+        with av.open(io.BytesIO(), "w", format="matroska") as out:
+            stream = out.add_stream(encoder, rate=25)
+            stream.width, stream.height, stream.pix_fmt = 256, 256, "yuv420p"
+            pictures = (av.VideoFrame(256, 256, "yuv420p") for _ in range(10))
+            return any([packet for picture in pictures for packet in stream.encode(picture)] + stream.encode(None))
+    except (ValueError, av.FFmpegError):
+        return False
+
+
 def test_doctor(flashvsr):
     done = flashvsr("doctor", "--json")
     assert done.code == 0, done.stderr
@@ -95,6 +109,10 @@ def test_doctor(flashvsr):
         assert findings[subject]["detail"]
     assert findings["model v1.1"]["state"] == "note"
     assert "flashvsr weights download v1.1" in findings["model v1.1"]["next_step"]
+    # What a card can do is tried, not read off the list of what FFmpeg was built with.
+    for name in ("h264_nvenc", "hevc_nvenc", "av1_nvenc"):
+        assert findings[name]["state"] == ("ok" if opens(name) else "note"), findings[name]
+    assert "decoded on the CPU" in findings["NVDEC"]["detail"]
     table = flashvsr("doctor").stdout.decode()
     assert all(subject in table for subject in findings)
     assert max(map(len, table.splitlines())) < 160
