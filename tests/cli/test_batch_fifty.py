@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from flashvsr_cli.batch_record import Record
+from flashvsr_cli.batch_record import RECORD_NAME, Record
 
 N_CLIPS, N_PICTURES, SCALE = 35, 10, 2
 CLIP_SIZE, PICTURE_SIZE = (24, 32), (20, 28)
@@ -131,5 +131,5 @@ def test_a_batch_that_is_killed_goes_on(flashvsr, start, make_clip, look, tmp_pa
     assert {path.name for path in out.glob("[!.]*")} == {f"{i}.mp4" for i in range(4)}
     assert {path: stamp for path, stamp in stamps(out).items() if path in before} == before
     assert {look(out / f"{i}.mp4").n_frames for i in range(4)} == {60}
-    assert [path.name for path in out.glob(".*.resume")] == []
+    assert [path.name for path in out.glob(".*")] == [RECORD_NAME], "what the dead process left is gone"
     assert set(Record(out).made) >= {f"{i}.mp4" for i in range(4)} - {path.name for path in before}
