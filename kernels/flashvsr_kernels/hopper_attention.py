@@ -13,7 +13,6 @@ Source: the schedule is FlashAttention-3's (arXiv 2407.08608 section 3.2), on a 
 range and without the ordering barriers of section 3.1, which cost a few percent here (kernels/README.md).
 """
 
-import torch
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -27,54 +26,19 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from flashvsr_kernels.block_map import BlockMap
-from flashvsr_kernels.gluon_names import async_load, async_store
+from flashvsr_kernels.gluon_names import async_store
+from flashvsr_kernels.hopper_ring import (
+    BLOCK_TOK,
+    CONSUMER_REGISTERS,
+    CONSUMER_ROWS,
+    GLUON_DTYPES,
+    MAX_REGISTERS,
+    PRODUCER_REGISTERS,
+    make_barriers,
+    produce,
+)
 
-BLOCK_TOK = 128
 N_STAGES = 2  # K and V blocks in flight: 4 x 32 KiB beside 32 KiB of queries
-CONSUMER_ROWS = gl.constexpr(64)  # query rows of one warpgroup
-CONSUMER_REGISTERS = gl.constexpr(240)  # per thread: two consumers and the producer share 3 * 168
-PRODUCER_REGISTERS = gl.constexpr(24)
-MAX_REGISTERS = 168  # 65536 registers over 3 warpgroups of 128 threads
-_GLUON_DTYPES = {torch.bfloat16: gl.bfloat16, torch.float16: gl.float16}
-
-
-@gluon.jit
-def _produce(
-    q_desc,
-    k_desc,
-    v_desc,
-    index_ptr,
-    n_blocks,
-    o_row,
-    o_channel,
-    q_smem,
-    k_smem,
-    v_smem,
-    q_full,
-    k_full,
-    k_empty,
-    v_full,
-    v_empty,
-    BLOCK: gl.constexpr,
-    N_STAGES: gl.constexpr,
-):
-    if n_blocks > 0:
-        mbarrier.expect(q_full, 2 * q_desc.block_type.nbytes)
-        for i_half in gl.static_range(2):
-            async_load(q_desc, [o_row + i_half * CONSUMER_ROWS, o_channel], q_full, q_smem.index(i_half))
-        block = gl.load(index_ptr)
-        for i in range(n_blocks):
-            stage = i % N_STAGES
-            phase = (i // N_STAGES) & 1
-            o_token = block * BLOCK
-            # The next block id is fetched while the ring is waited for; the last one repeats itself.
-            block = gl.load(index_ptr + gl.minimum(i + 1, n_blocks - 1))
-            mbarrier.wait(k_empty.index(stage), phase ^ 1)
-            mbarrier.expect(k_full.index(stage), k_desc.block_type.nbytes)
-            async_load(k_desc, [o_token, o_channel], k_full.index(stage), k_smem.index(stage))
-            mbarrier.wait(v_empty.index(stage), phase ^ 1)
-            mbarrier.expect(v_full.index(stage), v_desc.block_type.nbytes)
-            async_load(v_desc, [o_token, o_channel], v_full.index(stage), v_smem.index(stage))
 
 
 @gluon.jit
@@ -178,18 +142,7 @@ def _block_sparse_attention_hopper_kernel(
     q_smem = gl.allocate_shared_memory(dtype, [2, CONSUMER_ROWS, HEAD_DIM], q_desc.layout)
     k_smem = gl.allocate_shared_memory(dtype, [N_STAGES, BLOCK, HEAD_DIM], k_desc.layout)
     v_smem = gl.allocate_shared_memory(dtype, [N_STAGES, BLOCK, HEAD_DIM], v_desc.layout)
-    q_full = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
-    k_full = gl.allocate_shared_memory(gl.int64, [N_STAGES, 1], mbarrier.MBarrierLayout())
-    k_empty = gl.allocate_shared_memory(gl.int64, [N_STAGES, 1], mbarrier.MBarrierLayout())
-    v_full = gl.allocate_shared_memory(gl.int64, [N_STAGES, 1], mbarrier.MBarrierLayout())
-    v_empty = gl.allocate_shared_memory(gl.int64, [N_STAGES, 1], mbarrier.MBarrierLayout())
-    mbarrier.init(q_full, count=1)
-    for i_stage in gl.static_range(N_STAGES):
-        mbarrier.init(k_full.index(i_stage), count=1)
-        mbarrier.init(v_full.index(i_stage), count=1)
-        mbarrier.init(k_empty.index(i_stage), count=2)
-        mbarrier.init(v_empty.index(i_stage), count=2)
-    fence_async_shared()
+    q_full, k_full, k_empty, v_full, v_empty = make_barriers(N_STAGES)
 
     i_row = gl.load(order_ptr + gl.program_id(0))
     n_blocks = gl.load(count_ptr + i_row)
@@ -215,10 +168,10 @@ def _block_sparse_attention_hopper_kernel(
                 ),
             ),
             (
-                _produce,
+                produce,
                 (
-                    q_desc, k_desc, v_desc, p_list, n_blocks, o_row, o_channel, q_smem, k_smem, v_smem,
-                    q_full, k_full, k_empty, v_full, v_empty, BLOCK, N_STAGES,
+                    q_desc, k_desc, v_desc, p_list, n_blocks, o_row, o_channel, BLOCK, 0, o_channel,
+                    q_smem, k_smem, v_smem, q_full, k_full, k_empty, v_full, v_empty, BLOCK, N_STAGES,
                 ),
             ),
         ],
@@ -243,7 +196,7 @@ def launch(
     `n_stages` is there for kernels/bench.
     """
     n_heads, n_q_blk, capacity = block_map.index.shape
-    layout = gl.NVMMASharedLayout.get_default_for([BLOCK_TOK, head_dim], _GLUON_DTYPES[q.dtype])
+    layout = gl.NVMMASharedLayout.get_default_for([BLOCK_TOK, head_dim], GLUON_DTYPES[q.dtype])
     rows, block = [BLOCK_TOK // 2, head_dim], [BLOCK_TOK, head_dim]
     _block_sparse_attention_hopper_kernel[(n_heads * n_q_blk,)](
         TensorDescriptor.from_tensor(q, rows, layout),

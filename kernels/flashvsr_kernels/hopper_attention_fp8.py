@@ -10,7 +10,6 @@
 * The scale of a V block enters its logits as an offset, so that no element is multiplied by it.
 """
 
-import torch
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -24,57 +23,20 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from flashvsr_kernels.block_map import BlockMap
-from flashvsr_kernels.gluon_names import async_load, async_store
+from flashvsr_kernels.gluon_names import async_store
+from flashvsr_kernels.hopper_ring import (
+    BLOCK_TOK,
+    CONSUMER_REGISTERS,
+    CONSUMER_ROWS,
+    GLUON_DTYPES,
+    MAX_REGISTERS,
+    PRODUCER_REGISTERS,
+    make_barriers,
+    produce,
+)
 
-BLOCK_TOK = 128
 N_STAGES = 3
-CONSUMER_ROWS = gl.constexpr(64)
-CONSUMER_REGISTERS = gl.constexpr(240)
-PRODUCER_REGISTERS = gl.constexpr(24)
-MAX_REGISTERS = 168
 LOG2_P_SCALE = gl.constexpr(8.0)  # probabilities are stored as p * 256: e4m3 ends at 448 and thins out below 2**-6
-
-
-@gluon.jit
-def _produce(
-    q_desc,
-    k_desc,
-    v_desc,
-    index_ptr,
-    n_blocks,
-    o_row,
-    i_head,
-    n_heads,
-    q_smem,
-    k_smem,
-    v_smem,
-    q_full,
-    k_full,
-    k_empty,
-    v_full,
-    v_empty,
-    BLOCK: gl.constexpr,
-    HEAD_DIM: gl.constexpr,
-    N_STAGES: gl.constexpr,
-):
-    o_channel = i_head * HEAD_DIM
-    if n_blocks > 0:
-        mbarrier.expect(q_full, 2 * q_desc.block_type.nbytes)
-        for i_half in gl.static_range(2):
-            async_load(q_desc, [o_row + i_half * CONSUMER_ROWS, o_channel], q_full, q_smem.index(i_half))
-        block = gl.load(index_ptr)
-        for i in range(n_blocks):
-            stage = i % N_STAGES
-            phase = (i // N_STAGES) & 1
-            o_token = block * BLOCK
-            o_v = (block * n_heads + i_head) * HEAD_DIM
-            block = gl.load(index_ptr + gl.minimum(i + 1, n_blocks - 1))
-            mbarrier.wait(k_empty.index(stage), phase ^ 1)
-            mbarrier.expect(k_full.index(stage), k_desc.block_type.nbytes)
-            async_load(k_desc, [o_token, o_channel], k_full.index(stage), k_smem.index(stage))
-            mbarrier.wait(v_empty.index(stage), phase ^ 1)
-            mbarrier.expect(v_full.index(stage), v_desc.block_type.nbytes)
-            async_load(v_desc, [o_v, 0], v_full.index(stage), v_smem.index(stage))
 
 
 @gluon.jit
@@ -222,18 +184,7 @@ def _block_sparse_attention_hopper_fp8_kernel(
     k_smem = gl.allocate_shared_memory(q_desc.dtype, [N_STAGES, BLOCK, HEAD_DIM], k_desc.layout)
     v_smem = gl.allocate_shared_memory(q_desc.dtype, [N_STAGES, HEAD_DIM, BLOCK], v_desc.layout)
     out_smem = gl.allocate_shared_memory(out_desc.dtype, [2, CONSUMER_ROWS, HEAD_DIM], out_desc.layout)
-    q_full = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
-    k_full = gl.allocate_shared_memory(gl.int64, [N_STAGES, 1], mbarrier.MBarrierLayout())
-    k_empty = gl.allocate_shared_memory(gl.int64, [N_STAGES, 1], mbarrier.MBarrierLayout())
-    v_full = gl.allocate_shared_memory(gl.int64, [N_STAGES, 1], mbarrier.MBarrierLayout())
-    v_empty = gl.allocate_shared_memory(gl.int64, [N_STAGES, 1], mbarrier.MBarrierLayout())
-    mbarrier.init(q_full, count=1)
-    for i_stage in gl.static_range(N_STAGES):
-        mbarrier.init(k_full.index(i_stage), count=1)
-        mbarrier.init(v_full.index(i_stage), count=1)
-        mbarrier.init(k_empty.index(i_stage), count=2)
-        mbarrier.init(v_empty.index(i_stage), count=2)
-    fence_async_shared()
+    q_full, k_full, k_empty, v_full, v_empty = make_barriers(N_STAGES)
 
     i_row = gl.load(order_ptr + gl.program_id(0))
     n_blocks = gl.load(count_ptr + i_row)
@@ -259,19 +210,17 @@ def _block_sparse_attention_hopper_fp8_kernel(
                 ),
             ),
             (
-                _produce,
+                produce,
                 (
-                    q_desc, k_desc, v_desc, p_list, n_blocks, o_row, i_head, n_heads, q_smem, k_smem, v_smem,
-                    q_full, k_full, k_empty, v_full, v_empty, BLOCK, HEAD_DIM, N_STAGES,
+                    q_desc, k_desc, v_desc, p_list, n_blocks, o_row, i_head * HEAD_DIM,
+                    n_heads * HEAD_DIM, i_head * HEAD_DIM, 0, q_smem, k_smem, v_smem,
+                    q_full, k_full, k_empty, v_full, v_empty, BLOCK, N_STAGES,
                 ),
             ),
         ],
         [4, 1],
         [CONSUMER_REGISTERS, PRODUCER_REGISTERS],
     )  # fmt: skip
-
-
-_GLUON_DTYPES = {torch.bfloat16: gl.bfloat16, torch.float16: gl.float16}
 
 
 def launch(
@@ -297,7 +246,7 @@ def launch(
         TensorDescriptor.from_tensor(q, rows, layout(rows, gl.float8e4nv)),
         TensorDescriptor.from_tensor(k, block, layout(block, gl.float8e4nv)),
         TensorDescriptor.from_tensor(v, block_v, layout(block_v, gl.float8e4nv)),
-        TensorDescriptor.from_tensor(out, rows, layout(rows, _GLUON_DTYPES[out.dtype])),
+        TensorDescriptor.from_tensor(out, rows, layout(rows, GLUON_DTYPES[out.dtype])),
         v_log2_scales, block_map.index, block_map.count, block_map.order, capacity, n_q_blk, n_heads, scale_log2,
         BLOCK=BLOCK_TOK, HEAD_DIM=head_dim, N_STAGES=n_stages, num_warps=4, maxnreg=MAX_REGISTERS,
     )  # fmt: skip

@@ -20,6 +20,7 @@ from flashvsr_kernels import (
     fp8_linear,
     hopper_attention,
     hopper_attention_fp8,
+    hopper_ring,
     norm,
     pixel_conv,
     qk_rope,
@@ -130,7 +131,7 @@ def compile_hopper(kernel, blocks, n_stages):
         layout = gl.NVMMASharedLayout.get_default_for(shape, dtype)
         signature[name] = f"tensordesc<{dtype.name}{shape},{layout!r}>"
     source = GluonASTSource(kernel, signature, {(names.index(n),): v for n, v in constants.items()})
-    options = {"num_warps": 4, "maxnreg": hopper_attention.MAX_REGISTERS}
+    options = {"num_warps": 4, "maxnreg": hopper_ring.MAX_REGISTERS}
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     if "wgmma.mma_async" not in compiled.asm["ptx"]:
         raise SystemExit(f"{kernel.__name__} has lost its warpgroup MMA")
