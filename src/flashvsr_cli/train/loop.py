@@ -246,7 +246,9 @@ class Trainer:
                     state = {name: torch.zeros_like(weight) for name in ("exp_avg", "exp_avg_sq")}
                     for name, value in state.items():
                         _copy_whole(value, stored[name])
-                    self._optimizer.state[weight] = {"step": stored["step"].clone(), **state}
+                    # The fused form on a GPU counts steps there, the plain one on the host.
+                    step = stored["step"].to(weight.device, copy=True)
+                    self._optimizer.state[weight] = {"step": step, **state}
 
     def validate(self) -> dict[str, float]:
         """Measure the averaged weights on the validation clips; empty on every process but the first."""
