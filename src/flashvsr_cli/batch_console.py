@@ -18,8 +18,9 @@ from flashvsr_cli.jobs import Job
 from flashvsr_cli.listener import Listener
 from flashvsr_cli.video.info import SourceInfo
 
-BAR_WIDTH = 24
 REFRESH_PER_S = 4
+# A terminal echoes ^C behind the last line; in a full line it would wrap and shift the table.
+ECHO_WIDTH = 3
 
 
 class _FileReporter:
@@ -174,15 +175,15 @@ def _of_file(name: str, text: str) -> str:
 
 
 def _render_files(files: list[_FileReporter]) -> Table:
-    table = Table(box=None, pad_edge=False, show_header=False, expand=True)
+    table = Table(box=None, pad_edge=False, show_header=False, width=max(1, stderr.width - ECHO_WIDTH))
     table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
-    table.add_column(no_wrap=True, width=BAR_WIDTH)
+    table.add_column(no_wrap=True, overflow="ellipsis", ratio=2)
+    table.add_column(no_wrap=True, ratio=1)
     table.add_column(no_wrap=True, justify="right")
     table.add_column(no_wrap=True, justify="right")
     for file in files:
         total = file.n_total
-        bar = ProgressBar(total=total, completed=file.n_done, width=BAR_WIDTH, pulse=not total)
+        bar = ProgressBar(total=total, completed=file.n_done, pulse=not total)
         table.add_row(
             file.text,
             Text(visible(file.job.source), "bold"),
