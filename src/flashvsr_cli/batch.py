@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -121,6 +122,10 @@ class BatchListener(Protocol):
         """Something the user should know."""
         ...
 
+    def shown(self) -> AbstractContextManager[object]:
+        """While the model works."""
+        ...
+
 
 @dataclass
 class _Attempt:
@@ -153,8 +158,7 @@ class BatchRun:
     """Runs the files of a batch.
 
     Attributes:
-        upscaler: the model.
-        settings: how it computes.
+        load: gives the model and how it computes; called when the first file is open, never if none can be opened.
         options: how the batch runs.
         listener: told how far it is.
         record: where results are remembered.
@@ -162,8 +166,7 @@ class BatchRun:
         results: what became of the files so far, as they ended.
     """
 
-    upscaler: "Upscaler"
-    settings: Settings
+    load: Callable[[], tuple["Upscaler", Settings]]
     options: BatchOptions
     listener: BatchListener
     record: Record
@@ -190,8 +193,13 @@ class BatchRun:
         with ThreadPoolExecutor(1) as self._opener, ThreadPoolExecutor(self.options.n_jobs) as self._finisher:
             try:
                 self._fill()
-                while (ready := self._take_ready()) is not None:
-                    self._compute(*ready)
+                ready = self._take_ready()
+                if ready is not None:
+                    self._upscaler, self._settings = self.load()
+                    with self.listener.shown():
+                        while ready is not None:
+                            self._compute(*ready)
+                            ready = self._take_ready()
             except BaseException as error:
                 self._stop(error)
                 raise
@@ -256,7 +264,7 @@ class BatchRun:
     def _compute(self, attempt: _Attempt, opened: OpenJob) -> None:
         listener = self.listener.file(attempt.job)
         try:
-            opened.compute(self.upscaler, self.settings, listener, label=attempt.job.source)
+            opened.compute(self._upscaler, self._settings, listener, label=attempt.job.source)
         except Exception as error:  # noqa: BLE001 - as in `_open`
             self._close(opened)
             self._fail(attempt, error)
@@ -265,7 +273,7 @@ class BatchRun:
 
     def _finish(self, attempt: _Attempt, opened: OpenJob, listener: Listener) -> None:
         try:
-            report = opened.finish(self.upscaler, self.settings, listener)
+            report = opened.finish(self._upscaler, self._settings, listener)
         except Exception as error:  # noqa: BLE001 - as in `_open`
             if not self._is_stopped.is_set():
                 self._close(opened)
@@ -323,7 +331,7 @@ class BatchRun:
         entry = Entry(
             result=self.record.key(item.target),
             state="done" if is_done else "failed",
-            settings=self.settings_of(attempt.job),
+            settings=self.settings_of(attempt.job) if is_done else {},
             source=attempt.stamp,
             sha256=sha256,
             output=_stamp_of(item.target) if is_done else None,

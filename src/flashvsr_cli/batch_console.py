@@ -2,8 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 
 from rich.console import Group
 from rich.live import Live
@@ -104,6 +103,10 @@ class BatchReporter:
         """A line."""
         print_line(f"note: {text}")
 
+    def shown(self) -> AbstractContextManager[object]:
+        """Nothing but lines."""
+        return nullcontext()
+
     def show_stage(self, file: _FileReporter) -> None:
         """A line per stage."""
         print_line(f"{file.text} {file.job.source}")
@@ -132,6 +135,10 @@ class BatchReporter:
 
 class LiveReporter(BatchReporter):
     """A table that follows: counts, frames, speed and time left of the whole batch, and the files in work with bars."""
+
+    def shown(self) -> AbstractContextManager[object]:
+        """The table is there, and gone afterwards."""
+        return Live(get_renderable=self.render, console=stderr, refresh_per_second=REFRESH_PER_S, transient=True)
 
     def show_stage(self, file: _FileReporter) -> None:
         """The table shows it."""
@@ -213,15 +220,13 @@ class QuietBatch:
     def notice(self, text: str) -> None:
         """Nothing."""
 
+    def shown(self) -> AbstractContextManager[object]:
+        """Nothing."""
+        return nullcontext()
 
-@contextmanager
-def batch_reporting(estimate: Estimate, *, quiet: bool) -> Iterator[BatchListener]:
+
+def batch_reporter(estimate: Estimate, *, quiet: bool) -> BatchListener:
     """The reporter that fits stderr: a live table on a terminal, lines elsewhere, nothing if `quiet`."""
     if quiet:
-        yield QuietBatch()
-    elif not stderr.is_terminal:
-        yield BatchReporter(estimate, estimate.n_left)
-    else:
-        reporter = LiveReporter(estimate, estimate.n_left)
-        with Live(get_renderable=reporter.render, console=stderr, refresh_per_second=REFRESH_PER_S, transient=True):
-            yield reporter
+        return QuietBatch()
+    return (LiveReporter if stderr.is_terminal else BatchReporter)(estimate, estimate.n_left)

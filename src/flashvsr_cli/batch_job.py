@@ -1,14 +1,15 @@
 """A whole batch: plan, choose, load the model if there is something to do, run, and say what became of it."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flashvsr_cli.batch import BatchOptions, BatchResult, BatchRun, Failure
 from flashvsr_cli.batch_choice import Choice, Chooser, failed_last_time, model_facts, settings_of
-from flashvsr_cli.batch_console import batch_reporting
+from flashvsr_cli.batch_console import batch_reporter
 from flashvsr_cli.batch_estimate import Estimate, probing
 from flashvsr_cli.batch_plan import BatchItem, plan_batch
 from flashvsr_cli.batch_record import Record
@@ -22,6 +23,9 @@ from flashvsr_cli.video.faults import output_faults
 from flashvsr_cli.video.formats import IMAGE_SUFFIXES
 from flashvsr_cli.weights import resolve_checkpoint
 from flashvsr_cli.weights_registry import read_registry
+
+if TYPE_CHECKING:
+    from flashvsr_cli.pipeline import Upscaler
 
 UNRESUMABLE_SUFFIXES = frozenset({*IMAGE_SUFFIXES, ".y4m"})
 
@@ -137,26 +141,17 @@ def _run(
     get_model_facts: Callable[[], dict[str, Any]],
     results: list[BatchResult],
 ) -> None:
-    from flashvsr_cli.startup import load_and_tell  # loads torch, which a batch with nothing to do need not wait for
+    def load() -> tuple["Upscaler", Settings]:
+        from flashvsr_cli.startup import load_and_tell  # loads torch, which files that cannot be read need not wait for
+
+        upscaler = load_and_tell(request.model, quiet=request.quiet)
+        return upscaler, request.choose_settings(upscaler.default_settings)
 
     with output_faults(str(request.options.folder)):
         request.options.folder.mkdir(parents=True, exist_ok=True)
-    upscaler = load_and_tell(request.model, quiet=request.quiet)
-    facts = get_model_facts()
     jobs = [choice.job for choice in todo if choice.job is not None]
     estimate = Estimate([job.target for job in jobs])
-    with batch_reporting(estimate, quiet=request.quiet) as listener:
-        run = BatchRun(
-            upscaler,
-            request.choose_settings(upscaler.default_settings),
-            request.options,
-            listener,
-            record,
-            lambda job: settings_of(job, facts),
-            results,
-        )
-        if request.quiet:
-            run.run(todo)
-            return
-        with probing(jobs, estimate):
-            run.run(todo)
+    listener = batch_reporter(estimate, quiet=request.quiet)
+    run = BatchRun(load, request.options, listener, record, lambda job: settings_of(job, get_model_facts()), results)
+    with nullcontext() if request.quiet else probing(jobs, estimate):
+        run.run(todo)

@@ -46,7 +46,7 @@ class Entry:
     Attributes:
         result: the result's path below the output folder.
         state: "done" or "failed".
-        settings: all that decides the result beside the input's content, as a JSON object.
+        settings: all that decides the result beside the input's content, as a JSON object; empty if it failed.
         source: the input as it was when it was opened; None if it was not there.
         sha256: of the whole input; None if it was not hashed.
         output: the result when it was done; None if it failed.

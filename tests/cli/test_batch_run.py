@@ -26,6 +26,7 @@ from flashvsr_cli.errors import (
     InterruptError,
     OutputError,
     UsageError,
+    WeightsError,
 )
 from flashvsr_cli.jobs import Job
 from flashvsr_cli.options import Settings
@@ -102,7 +103,8 @@ def batch(tmp_path: Path, make_clip) -> Callable[..., BatchRun]:
                 make_clip(f"in/{name}", 4 + i, has_audio=True)
             choices.append(Choice(BatchItem(path, out / name), Job(str(path), str(out / name), scale=2)))
         options = BatchOptions(out, n_jobs, **options)
-        return BatchRun(upscaler, Settings(), options, Told(), Record(out), lambda job: {"s": job.scale}), choices
+        model = (upscaler, Settings())
+        return BatchRun(lambda: model, options, Told(), Record(out), lambda job: {"s": job.scale}), choices
 
     return prepare
 
@@ -119,12 +121,13 @@ def hidden(folder: Path) -> set[str]:
 def test_however_many_are_open_the_bytes_are_the_same(batch, tmp_path: Path, n_jobs: int):
     alone, choices = batch(Enlarger(), 1, target="alone")
     alone.run(choices)
-    run, choices = batch(Enlarger(), n_jobs)
+    upscaler = Enlarger()
+    run, choices = batch(upscaler, n_jobs)
     run.run(choices)
     for name in ("a.mp4", "b.mp4", "c.mp4"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
     assert names_of(run) == dict.fromkeys(("a.mp4", "b.mp4", "c.mp4"), "done")
-    assert run.upscaler.threads == {threading.get_ident()}, "the model stays on one thread"
+    assert upscaler.threads == {threading.get_ident()}, "the model stays on one thread"
 
 
 def test_the_next_file_is_opened_while_the_model_works_and_one_after_another_if_asked(batch):
@@ -174,6 +177,25 @@ def test_each_failure_is_that_of_its_file(batch, tmp_path: Path):
     assert record.last["bad-1.mp4"].error == next(
         result.failure.message for result in run.results if result.source.endswith("bad-1.mp4")
     )
+
+
+def test_no_model_is_loaded_for_files_that_cannot_be_opened(batch):
+    run, choices = batch(Enlarger(), 2, ("bad-1.mp4", "bad-2.mp4"))
+    run.load = lambda: pytest.fail("nobody needs it")
+    run.run(choices)
+    assert names_of(run) == dict.fromkeys(("bad-1.mp4", "bad-2.mp4"), "failed")
+
+
+def test_a_model_that_cannot_be_loaded_leaves_nothing_behind(batch, tmp_path: Path):
+    def load() -> None:
+        raise WeightsError("There is none.", "Get one.")
+
+    run, choices = batch(Enlarger(), 2, ("bad.mp4", "a.mp4", "b.mp4"))
+    run.load = load
+    with pytest.raises(WeightsError):
+        run.run(choices)
+    assert names_of(run) == {"bad.mp4": "failed"}
+    assert hidden(tmp_path / "out") == {RECORD_NAME}
 
 
 def raise_at(numbers: set[int], error: Callable[[], BaseException]) -> Callable[[int], None]:

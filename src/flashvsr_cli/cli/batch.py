@@ -13,7 +13,7 @@ def batch(
     flags: BatchFlags,
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="INPUT...", help="Folders, files, or patterns in quotes such as 'clips/**/*.mp4'."),
+        typer.Argument(metavar="INPUT", help="Folders, files, or patterns in quotes such as 'clips/**/*.mp4'."),
     ],
     output: Annotated[
         Path,
