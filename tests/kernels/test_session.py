@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).parents[2] / "kernels/bench/session.py"
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the parts would run on the GPU")
 def test_a_part_that_fails_does_not_stop_the_next(tmp_path):
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path), OMP_NUM_THREADS="1")
     environment.pop("TRITON_INTERPRET", None)
     done = subprocess.run(
         [sys.executable, str(SCRIPT), "--dry-run", "--out", str(tmp_path), "--only", "kernels", "speed-768", "memory"],
