@@ -148,3 +148,11 @@ def test_checkpointing_and_low_precision_change_no_more_than_rounding(tmp_path: 
     np.testing.assert_allclose(losses["checkpointed"], losses["plain"], rtol=1e-5)
     np.testing.assert_allclose(losses["bf16"], losses["plain"], rtol=2e-2)
     assert (losses["bf16"] != losses["plain"]).any()
+
+
+def test_a_run_that_diverges_stops_and_says_so(tmp_path: Path, toy_model: ModelConfig) -> None:
+    config = stage_config("decoder", toy_model, n_steps=50)
+    config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, lr=1e6))
+    with pytest.raises(UsageError, match="diverged"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run" / MODEL_FILE).exists()

@@ -1,13 +1,11 @@
 """Convolutions as the decoder and the projection use them, fused with what follows where the device can."""
 
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 ONE = (1, 1)
-CLOSED_SHARE = 0.1
-"""Share of the gradient that passes a closed ReLU in training; what is computed forward is an ordinary ReLU."""
 
 
 def conv_relu(conv: nn.Conv2d, x: Tensor, plus: Tensor | None = None) -> Tensor:
@@ -30,23 +28,9 @@ def conv_relu(conv: nn.Conv2d, x: Tensor, plus: Tensor | None = None) -> Tensor:
     return relu(y)
 
 
-class _TrainedReLU(torch.autograd.Function):
-    """ReLU whose closed units still get a share of their gradient, so that narrow layers cannot die in training."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x > 0)
-        return x.clamp(min=0)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (is_open,) = ctx.saved_tensors
-        return torch.where(is_open, gradients[0], gradients[0] * CLOSED_SHARE)
-
-
 def relu(x: Tensor) -> Tensor:
     """ReLU; in place where nothing is trained."""
-    return cast(Tensor, _TrainedReLU.apply(x)) if torch.is_grad_enabled() else x.relu_()
+    return x.relu() if torch.is_grad_enabled() else x.relu_()
 
 
 def stack_taps(weight: Tensor) -> Tensor:

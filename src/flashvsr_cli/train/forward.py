@@ -124,7 +124,8 @@ def decode_clips(decoder: TinyDecoder, latents: Tensor, low_res: Tensor) -> Tens
 def decode_stills(decoder: TinyDecoder, low_res: Tensor) -> Tensor:
     """Still pictures through everything behind the first stage, which adds nothing.
 
-    What a decoder with detail makes of a clip that stands still, for a quarter of the work or less.
+    What a decoder with detail makes of a clip's first frame, for a fraction of the work. No memory block sees a past:
+    weights that learned to take the picture itself for its past would show ghosts where it moves.
 
     Args:
         decoder: with detail.
@@ -136,5 +137,5 @@ def decode_stills(decoder: TinyDecoder, low_res: Tensor) -> Tensor:
     if decoder.detail is None:
         raise UsageError("Only a decoder with detail learns from still pictures.", "Set model.decoder_detail.")
     x = decoder.detail(F.pixel_unshuffle(low_res, DETAIL_BLOCK).contiguous(memory_format=torch.channels_last))
-    x = decoder.run_from_second_stage(x, lambda _index, block, x: block.combine(x, x))
+    x = decoder.run_from_second_stage(x, lambda _index, block, x: block.combine(x, torch.zeros_like(x)))
     return decoder.finish(x.float(), low_res)

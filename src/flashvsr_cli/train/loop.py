@@ -110,6 +110,7 @@ class Trainer:
             self._spent_s = before + time.monotonic() - started
             if run.log_every and (self.step % run.log_every == 0 or self.step == self.config.n_steps):
                 self.log.numbers(self.step, {name: float(value) for name, value in values.items()})
+                self._check_finite(float(values["norm"]))
             if self.config.validation.every > 0 and self.step % self.config.validation.every == 0:
                 self.validate()
             if run.save_every and self.step % run.save_every == 0:
@@ -117,6 +118,13 @@ class Trainer:
         self.save()
         if self.config.validation.every >= 0:
             self.validate()
+
+    def _check_finite(self, norm: float) -> None:
+        if not math.isfinite(norm):
+            raise UsageError(
+                f"The run diverged: at step {self.step} the gradient's norm is {norm}.",
+                "Lower optimizer.lr or optimizer.clip; with --resume it goes on from the last state that was saved.",
+            )
 
     def _make_pool(self) -> None:
         """The first clips, ahead of the time limit's clock."""

@@ -158,14 +158,16 @@ def _initialise_decoder(decoder: TinyDecoder, config: ModelConfig) -> None:
 
 @torch.no_grad()
 def _start_with_detail(decoder: TinyDecoder, detail: nn.Conv2d) -> None:
-    """Let the second stage see differences between pixels first, not brightness, and nothing of the first stage."""
+    """Let the second stage see differences between pixels first, not brightness, nor the first stage or the past."""
     colors = detail.weight.unflatten(1, (COLORS, -1))
     colors -= colors.mean(dim=(2, 3, 4), keepdim=True)
     colors *= DETAIL_GAIN
     nn.init.zeros_(cast(nn.Conv2d, decoder.decoder[10]).weight)
     for block in decoder.modules():
         if isinstance(block, MemBlock):
-            nn.init.zeros_(cast(nn.Conv2d, block.conv[-1]).weight)
+            first, last = cast(nn.Conv2d, block.conv[0]), cast(nn.Conv2d, block.conv[-1])
+            nn.init.zeros_(first.weight[:, first.out_channels :])
+            nn.init.zeros_(last.weight)
 
 
 def load_parts(source: str, settings: Settings, config: ModelConfig, seed: int) -> Parts:
