@@ -6,13 +6,14 @@ and get their names.
 """
 
 import errno
+import shlex
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -286,6 +287,11 @@ class BatchRun:
         known = as_known_error(error)
         is_lost = isinstance(known, DeviceError) and not isinstance(known, DeviceMemoryError)
         failure = Failure.of(known)
+        if known is not error:  # a batch goes on, so that its own --debug has nothing to show
+            source = shlex.quote(attempt.job.source)
+            failure = replace(
+                failure, next_step=f"Run `flashvsr --debug upscale {source} ...` to see where; report it."
+            )
         if can_pass(error) and attempt.number <= self.options.n_retries:
             self.listener.retried(attempt.job, failure)
             later = _Attempt(

@@ -259,6 +259,14 @@ def test_nothing_is_tried_again_if_so_asked(batch):
     assert names_of(run)["a.mp4"] == "failed"
 
 
+def test_a_mistake_of_ours_says_how_to_see_where(batch):
+    run, choices = batch(Enlarger(raise_at({1}, ZeroDivisionError)), names=("it's a.mp4",))
+    run.run(choices)
+    (result,) = run.results
+    assert "ZeroDivisionError" in result.failure.message
+    assert "flashvsr --debug upscale '" in result.failure.next_step
+
+
 def caused(error: FlashVSRError, cause: BaseException) -> FlashVSRError:
     error.__cause__ = cause
     return error
