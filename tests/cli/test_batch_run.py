@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from flashvsr_cli.batch import BatchOptions, BatchResult, BatchRun, can_pass
+from flashvsr_cli.batch import BatchOptions, BatchRun
 from flashvsr_cli.batch_choice import Choice
 from flashvsr_cli.batch_console import QuietBatch
 from flashvsr_cli.batch_plan import BatchItem
 from flashvsr_cli.batch_record import RECORD_NAME, Record
+from flashvsr_cli.batch_result import BatchResult, can_pass
 from flashvsr_cli.errors import (
     DeviceError,
     DeviceMemoryError,

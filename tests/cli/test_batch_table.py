@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console
 
 from flashvsr_cli import batch_console
-from flashvsr_cli.batch import BatchResult, Failure
 from flashvsr_cli.batch_console import BatchReporter, LiveReporter
 from flashvsr_cli.batch_estimate import Estimate, TimeLeft, probe, probing
+from flashvsr_cli.batch_result import BatchResult, Failure
 from flashvsr_cli.console import visible
 from flashvsr_cli.jobs import Job
 from flashvsr_cli.options import InputOptions
