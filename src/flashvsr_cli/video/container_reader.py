@@ -14,6 +14,7 @@ from flashvsr_cli.video import truncation
 from flashvsr_cli.video.alpha import read_alpha
 from flashvsr_cli.video.cut import Cut, count_within, is_cut, nothing_left
 from flashvsr_cli.video.deinterlacer import Deinterlacer, note_interlacing
+from flashvsr_cli.video.discontinuity import Discontinuities, may_jump
 from flashvsr_cli.video.faults import reason
 from flashvsr_cli.video.frame import Frame
 from flashvsr_cli.video.hdr import read_hdr
@@ -28,7 +29,7 @@ from flashvsr_cli.video.opening import (
     pick_tracks,
     stated_duration,
 )
-from flashvsr_cli.video.orientation import Orientation, read_orientation
+from flashvsr_cli.video.orientation import find_orientation
 from flashvsr_cli.video.pipes import InterruptedPipeError, PipeInput
 from flashvsr_cli.video.pixel_format import describe_pixel_format
 from flashvsr_cli.video.pixels import ToRgb, resolve_color, unconvertible_matrix
@@ -37,7 +38,7 @@ from flashvsr_cli.video.seeking import INTERLEAVING_S, WORTH_IT_S, Entry, find_e
 from flashvsr_cli.video.siting import UNMARKED_DECODERS, Siting
 from flashvsr_cli.video.source import SourceBase
 from flashvsr_cli.video.timestamps import DecodeTimes, LostPictures, Timestamps
-from flashvsr_cli.video.tracks import CopiedTracks, describe_track
+from flashvsr_cli.video.tracks import CopiedTracks, describe_track, read_metadata
 
 DECODE_ORDER_CONTAINERS = ("avi",)
 MAX_READ_ERRORS_IN_A_ROW = 32
@@ -69,6 +70,7 @@ class ContainerSource(SourceBase):
             self.tracks = CopiedTracks(pick_tracks(name, self._container, self._stream, self.notices))
             self._decoder = pick_decoder(self._stream)
             self._decode_times = DecodeTimes() if self._container.format.name in DECODE_ORDER_CONTAINERS else None
+            self._jumps = Discontinuities() if may_jump(self._container) else None
             self._lost = LostPictures()
             self._n_packets, self._n_promised = 0, 0
             self._last_pts = -(2**63)
@@ -81,7 +83,7 @@ class ContainerSource(SourceBase):
             if first is None:
                 raise InputError(f"{name} has a video track, but no frame of it can be decoded.", truncation.NEXT_STEP)
             self._first: av.VideoFrame | None = first
-            self._orientation = self._find_orientation(first)
+            self._orientation = find_orientation(name, first, self.notices)
             self.info = self._describe(first, options)
             begin = first.pts if self._decode_times is None else self._decode_times.peek()
             self._cut = Cut.of(options, begin or 0, self._time_base)
@@ -115,6 +117,8 @@ class ContainerSource(SourceBase):
             raise nothing_left(self._name, self._options)
         damage = self.counters.describe_damage(self._name)
         self.notices.extend([damage] if damage else [])
+        if self._jumps is not None and self._jumps.n_jumps:
+            self.notices.append(f"The clock of {self._name} jumps; what follows is joined on, as ffmpeg does.")
 
     def interrupt(self) -> None:
         """Makes a read that waits for a pipe give up."""
@@ -136,6 +140,8 @@ class ContainerSource(SourceBase):
             try:
                 for packet in self._container.demux(wanted):
                     n_errors = 0
+                    if self._jumps is not None and packet.time_base is not None:
+                        self._jumps.mend(packet)
                     yield packet
                 return
             except InterruptedPipeError:
@@ -299,13 +305,6 @@ class ContainerSource(SourceBase):
             if self._n_packets < n_promised:
                 raise truncation.cut_short(self._name, self._n_packets, str(n_promised))
 
-    def _find_orientation(self, picture: av.VideoFrame) -> Orientation:
-        orientation = read_orientation(picture)
-        if orientation is None:
-            self.notices.append(f"{self._name} asks to be turned by an odd angle; its pictures are left as stored.")
-            return Orientation()
-        return orientation
-
     def _describe(self, picture: av.VideoFrame, options: InputOptions) -> SourceInfo:
         stream, container = self._stream, self._container
         described = describe_pixel_format(picture.format.name)
@@ -342,7 +341,7 @@ class ContainerSource(SourceBase):
             has_alpha=described.has_alpha,
             tracks=tuple(describe_track(s) for s in container.streams if s is not stream),
             metadata=tuple(container.metadata.items()),
-            video_metadata=tuple(stream.metadata.items()),
+            video_metadata=tuple(read_metadata(stream).items()),
         )
 
     def _note_losses(self, picture: av.VideoFrame, color: ColorTags) -> None:

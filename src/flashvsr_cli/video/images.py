@@ -23,6 +23,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 SIGNATURE_BYTES = 16
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 ANIMATION_CHUNK = b"acTL"
+WEBP_ANIMATION_CHUNK = b"ANMF"
 ANIMATION_SEARCH_BYTES = 4096
 
 
@@ -83,6 +84,11 @@ def read_image(path: Path, options: InputOptions | None = None) -> Picture:
             "Get a complete copy of the picture, or raise the limit with --max-pixels.",
         ) from error
     except FFmpegError as error:
+        if codec == "webp" and WEBP_ANIMATION_CHUNK in data[:ANIMATION_SEARCH_BYTES]:
+            raise InputError(
+                f"{name} is an animated WebP picture, which this FFmpeg cannot read.",
+                "Convert it to GIF, APNG or a video first.",
+            ) from error
         raise InputError(f"{name} is damaged: {reason(error)}.", "Get a complete copy of the picture.") from error
     if picture is None or picture.is_corrupt:
         raise InputError(f"{name} is damaged or cut short.", "Get a complete copy of the picture.")

@@ -127,9 +127,15 @@ def pick_tracks(
             tracks.append(stream)
             continue
         stream.discard = Discard.all
-        if stream.type != "video":
+        if stream.type != "video" and not _is_written_anew(container, stream):
             notices.append(f"The {describe_track(stream).describe()} of {name} is left out.")
     return tracks
+
+
+def _is_written_anew(container: av.container.InputContainer, stream: Any) -> bool:
+    """Whether a track of QuickTime says what the output's container is told otherwise: timecode, chapter titles."""
+    is_titles = bool(container.chapters()) and stream.name == "bin_data"
+    return truncation.is_indexed(container.format.name) and ("timecode" in stream.metadata or is_titles)
 
 
 def stated_duration(stream: av.VideoStream, container: av.container.InputContainer) -> Fraction | None:

@@ -79,3 +79,12 @@ def parse_display_matrix(matrix: bytes) -> Orientation | None:
         (0, -1, -1, 0): Orientation(1, is_mirrored=True),
     }
     return turns.get((a, b, c, d))
+
+
+def find_orientation(name: str, picture: av.VideoFrame, notices: list[str]) -> Orientation:
+    """`read_orientation`; an angle that cannot be applied is none, and a notice says so."""
+    orientation = read_orientation(picture)
+    if orientation is None:
+        notices.append(f"{name} asks to be turned by an odd angle; its pictures are left as stored.")
+        return Orientation()
+    return orientation

@@ -19,6 +19,7 @@ import av
 from av.error import FFmpegError
 
 from flashvsr_cli.options import InputOptions
+from flashvsr_cli.video.discontinuity import LARGEST_GAP_S
 from flashvsr_cli.video.opening import open_container, pick_decoder
 from flashvsr_cli.video.truncation import is_indexed
 
@@ -87,12 +88,13 @@ def _look_up(container: av.container.InputContainer, stream: av.VideoStream, goa
 
 
 def _scan(container: av.container.InputContainer, stream: av.VideoStream, goal: int, start: int) -> Entry | None:
-    """The last keyframe up to `goal`, if every packet before it has a decoding time and these rise."""
+    """The last keyframe up to `goal`, if every packet before it has a decoding time and these rise without a jump."""
     held: list[av.Packet] = []
     last, n_bytes, n_keyframes = None, 0, 0
+    largest_gap = LARGEST_GAP_S / Fraction(stream.time_base or 1)
     packets = (packet for packet in container.demux(stream) if packet.size)
     for packet in packets:
-        if packet.dts is None or (last is not None and packet.dts <= last):
+        if packet.dts is None or (last is not None and not last < packet.dts <= last + largest_gap):
             return None
         last = packet.dts
         if packet.is_keyframe and packet.pts is not None and packet.pts <= goal:

@@ -1,4 +1,4 @@
-"""Text subtitles encoded anew for a container that does not hold them as they are."""
+"""Text subtitles encoded anew for a container that does not hold them as they are, and the text track of MP4."""
 
 from fractions import Fraction
 from typing import Any
@@ -10,6 +10,36 @@ from av.error import FFmpegError
 TEXT_CODEC_OF_MUXER = {"mp4": "mov_text", "ipod": "mov_text", "mov": "mov_text", "webm": "webvtt", "matroska": "srt"}
 TEXT_CODECS = ("subrip", "srt", "ass", "ssa", "webvtt", "mov_text", "text", "microdvd", "sami", "subviewer", "mpl2")
 TICK = Fraction(1, 1000)
+MP4_TEXT = "mov_text"
+NO_TEXT = b"\0\0"
+
+
+def end_of_text(end: int, time_base: Fraction, stream: Any) -> av.Packet:
+    """What says that nothing is shown from `end`; the muxer would give its own the last line's duration once more."""
+    packet = av.Packet(NO_TEXT)
+    packet.pts = packet.dts = end
+    packet.duration, packet.time_base, packet.stream = 0, time_base, stream
+    return packet
+
+
+class CopiedMp4Text:
+    """A text track from MP4 to MP4, where the stretches without text are packets, which the muxer makes itself."""
+
+    def __init__(self, container: av.container.OutputContainer, stream: Any) -> None:
+        self.stream: Any = container.add_stream_from_template(stream, opaque=True)
+        self._end: tuple[int, Fraction] | None = None
+
+    def convert(self, packet: av.Packet) -> list[av.Packet]:
+        """The packet, if it has text."""
+        if packet.pts is None or bytes(packet)[: len(NO_TEXT)] == NO_TEXT:
+            return []
+        self._end = packet.pts + (packet.duration or 0), Fraction(packet.time_base)
+        packet.stream = self.stream
+        return [packet]
+
+    def flush(self) -> list[av.Packet]:
+        """The end of the last line."""
+        return [] if self._end is None else [end_of_text(*self._end, self.stream)]
 
 
 class TranscodedText:
@@ -37,7 +67,7 @@ class TranscodedText:
         self.stream.time_base = self.stream.codec_context.time_base = TICK
         self.stream.codec_context.subtitle_header = source.subtitle_header
         self._source = source
-        self._last = -1
+        self._last, self._end = -1, -1
         self.n_damaged = 0
 
     def convert(self, packet: av.Packet) -> list[av.Packet]:
@@ -57,8 +87,10 @@ class TranscodedText:
         encoded.pts = encoded.dts = self._last
         encoded.duration = max(1, end - self._last) if packet.duration else shown.end_display_time
         encoded.time_base, encoded.stream = TICK, self.stream
+        self._end = max(self._end, self._last + encoded.duration)
         return [encoded]
 
     def flush(self) -> list[av.Packet]:
-        """Nothing waits."""
-        return []
+        """The end of the last line, where a container wants it said."""
+        is_said = self._end >= 0 and self.stream.codec_context.name == MP4_TEXT
+        return [end_of_text(self._end, TICK, self.stream)] if is_said else []

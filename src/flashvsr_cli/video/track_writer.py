@@ -2,18 +2,22 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from io import BytesIO
+from math import floor
+from typing import Any, cast
 
 import av
 from av.audio.resampler import AudioResampler
+from av.bitstream import BitStreamFilterContext
 from av.error import EOFError as AvEOFError
 from av.error import FFmpegError
+from av.format import Flags
 
 from flashvsr_cli.errors import OutputError
 from flashvsr_cli.options import AudioChoice, SubtitleChoice
 from flashvsr_cli.video.faults import reason
-from flashvsr_cli.video.subtitles import TEXT_CODEC_OF_MUXER, TEXT_CODECS, TranscodedText
-from flashvsr_cli.video.tracks import CopiedTracks, aac_config, describe_track, is_cover
+from flashvsr_cli.video.subtitles import MP4_TEXT, TEXT_CODEC_OF_MUXER, TEXT_CODECS, CopiedMp4Text, TranscodedText
+from flashvsr_cli.video.tracks import CopiedTracks, aac_config, describe_track, is_cover, read_metadata
 
 MUXER_OF_EVERYTHING = "matroska"
 ADTS_MUXERS = ("mpegts",)
@@ -54,17 +58,44 @@ class TrackChoices:
 
 
 class _Copy:
-    """Packets as they are."""
+    """Packets as they are, but for times that go back, which no container takes: these begin with the one before."""
 
     def __init__(self, container: av.container.OutputContainer, stream: Any) -> None:
+        is_strict = not container.format.flags & cast(int, Flags.ts_nonstrict.value) and stream.type != "subtitle"
+        self._step = 1 if is_strict else 0
+        self._last: int | None = None
+        self.n_moved = self.n_damaged = 0
+        # AAC that states itself in every packet has to lose these headers; FFmpeg forgets it for fragments of MP4.
+        is_adts = stream.type == "audio" and stream.codec_context.name == "aac" and not stream.codec_context.extradata
+        has_headers = is_adts and container.format.name not in ADTS_MUXERS
+        self._filter = BitStreamFilterContext("aac_adtstoasc", stream) if has_headers else None
         self.stream: Any = container.add_stream_from_template(stream, opaque=True)
         context = self.stream.codec_context
         if stream.type == "audio" and context.layout.name not in KNOWN_LAYOUTS and context.channels in LAYOUTS:
             context.layout = LAYOUTS[context.channels]  # MP4 refuses channels of unstated places.
 
     def convert(self, packet: av.Packet) -> list[av.Packet]:
-        packet.stream = self.stream
-        return [packet]
+        try:
+            packets = [packet] if self._filter is None else self._filter.filter(packet)
+        except FFmpegError:
+            self.n_damaged += 1
+            return []
+        for out in packets:
+            if out.dts is not None:
+                self._keep_rising(out, out.dts, Fraction(out.time_base) / self.stream.time_base)
+            out.stream = self.stream
+        return packets
+
+    def _keep_rising(self, packet: av.Packet, stated: int, ratio: Fraction) -> None:
+        """Moves a packet of which the decoding time is not above the last one's, in the output's ticks."""
+        dts = floor(stated * ratio + Fraction(1, 2))
+        if self._last is not None and dts < self._last + self._step:
+            dts = self._last + self._step
+            pts = dts if packet.pts is None else max(dts, floor(packet.pts * ratio + Fraction(1, 2)))
+            packet.pts, packet.dts, packet.duration = pts, dts, round((packet.duration or 0) * ratio)
+            packet.time_base = self.stream.time_base
+            self.n_moved += 1
+        self._last = dts
 
     def flush(self) -> list[av.Packet]:
         return []
@@ -123,7 +154,7 @@ class _Attachment:
         return []
 
 
-_Way = _Copy | _Transcode | _Attachment | TranscodedText
+_Way = _Copy | _Transcode | _Attachment | CopiedMp4Text | TranscodedText
 
 
 class TrackWriter:
@@ -182,7 +213,7 @@ class TrackWriter:
             config = aac_config(self._tracks.first_packet(stream.index))
             if config is not None and self._muxer not in ADTS_MUXERS:
                 added.codec_context.extradata = config
-        added.metadata.update(stream.metadata)
+        added.metadata.update(read_metadata(stream))
         language = stream.metadata.get("language")
         if language and self._muxer == "mov":
             added.metadata["language"] = QUICKTIME_LANGUAGES.get(language, language)
@@ -202,7 +233,8 @@ class TrackWriter:
         try:
             if codecs is not None and stream.codec_context.name not in codecs:
                 raise ValueError(f"{self._muxer} has no {stream.codec_context.name}")
-            return _Copy(self._container, stream)
+            is_mp4_text = stream.type == "subtitle" and stream.codec_context.name == MP4_TEXT
+            return (CopiedMp4Text if is_mp4_text else _Copy)(self._container, stream)
         except (ValueError, FFmpegError):
             if kind == "subtitle" and self._choices.subtitles == "transcode":
                 return TranscodedText(self._container, stream)
@@ -233,7 +265,17 @@ class TrackWriter:
         """Raises `OutputError` if sound was to be copied: what a container does not say of a codec until it begins."""
         copied = [s for s in self._tracks.streams if s.type == "audio" and isinstance(self._ways.get(s.index), _Copy)]
         if copied:
-            self._refuse(copied[0], "audio", error, [])
+            self._refuse(next((s for s in copied if self._is_refused(s)), copied[0]), "audio", error, [])
+
+    def _is_refused(self, stream: Any) -> bool:
+        """Whether the container does not begin with that track alone."""
+        with av.open(BytesIO(), "w", format=self._muxer) as trial:
+            try:
+                _Copy(trial, stream)
+                trial.start_encoding()
+            except (ValueError, FFmpegError):
+                return True
+        return False
 
     def copy(self, until: Fraction | None = None) -> None:
         """Moves the packets up to a time in seconds, or all that are left."""
@@ -248,9 +290,13 @@ class TrackWriter:
         notices = []
         for index, way in self._ways.items():
             self._mux(way.flush())
-            if isinstance(way, _Transcode | TranscodedText) and way.n_damaged:
-                kind = "audio" if isinstance(way, _Transcode) else "subtitle"
-                notices.append(f"{way.n_damaged} packets of {kind} track {index} are damaged: left out.")
+            if isinstance(way, _Copy | _Transcode | TranscodedText) and way.n_damaged:
+                notices.append(f"{way.n_damaged} packets of {way.stream.type} track {index} are damaged: left out.")
+            if isinstance(way, _Copy) and way.n_moved:
+                notices.append(
+                    f"{way.n_moved} packets of {way.stream.type} track {index} have times that go back: moved to the "
+                    "one before."
+                )
         return notices
 
     def _mux(self, packets: list[av.Packet]) -> None:

@@ -37,6 +37,14 @@ def is_cover(stream: Any) -> bool:
     return bool(stream.disposition & Disposition.attached_pic)
 
 
+def read_metadata(stream: Any) -> dict[str, str]:
+    """What a track says about itself, with MP4's `name` as `title`, which is what its writer and others call it."""
+    metadata = dict(stream.metadata)
+    if "name" in metadata:
+        metadata.setdefault("title", metadata.pop("name"))
+    return metadata
+
+
 def describe_track(stream: Any) -> TrackInfo:
     """The facts about one stream of an input container."""
     context = stream.codec_context
@@ -46,7 +54,7 @@ def describe_track(stream: Any) -> TrackInfo:
         kind="cover" if is_cover(stream) else stream.type,
         codec=codec or "unknown",
         language=stream.metadata.get("language"),
-        title=stream.metadata.get("title"),
+        title=read_metadata(stream).get("title"),
     )
 
 
