@@ -10,7 +10,7 @@ from rich.text import Text
 from flashvsr_cli.console import print_line, print_table, visible
 
 if TYPE_CHECKING:
-    from flashvsr_cli.batch_result import BatchResult
+    from flashvsr_cli.batch.result import BatchResult
     from flashvsr_cli.bench_model import ModelSpeed
     from flashvsr_cli.diagnosis import Finding
     from flashvsr_cli.inspection import Plan

@@ -5,7 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
-from flashvsr_cli.batch_record import RECORD_NAME
+from flashvsr_cli.batch.record import RECORD_NAME
 
 
 def cut_in_half(path: Path) -> None:

@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from flashvsr_cli.batch_record import RECORD_NAME, Record
+from flashvsr_cli.batch.record import RECORD_NAME, Record
 
 N_CLIPS, N_PICTURES, SCALE = 35, 10, 2
 CLIP_SIZE, PICTURE_SIZE = (24, 32), (20, 28)

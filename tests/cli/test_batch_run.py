@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from flashvsr_cli.batch import BatchOptions, BatchRun
-from flashvsr_cli.batch_choice import Choice
-from flashvsr_cli.batch_console import QuietBatch
-from flashvsr_cli.batch_plan import BatchItem
-from flashvsr_cli.batch_record import RECORD_NAME, Record
-from flashvsr_cli.batch_result import BatchResult, can_pass
+from flashvsr_cli.batch.choice import Choice
+from flashvsr_cli.batch.console import QuietBatch
+from flashvsr_cli.batch.plan import BatchItem
+from flashvsr_cli.batch.record import RECORD_NAME, Record
+from flashvsr_cli.batch.result import BatchResult, can_pass
+from flashvsr_cli.batch.run import BatchOptions, BatchRun
 from flashvsr_cli.errors import (
     DeviceError,
     DeviceMemoryError,
@@ -79,7 +79,7 @@ class Told(QuietBatch):
 
 @pytest.fixture(autouse=True)
 def _without_a_pause(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("flashvsr_cli.batch.RETRY_AFTER_S", 0.0)
+    monkeypatch.setattr("flashvsr_cli.batch.run.RETRY_AFTER_S", 0.0)
 
 
 @pytest.fixture

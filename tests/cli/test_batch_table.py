@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from flashvsr_cli import batch_console
-from flashvsr_cli.batch_console import BatchReporter, LiveReporter
-from flashvsr_cli.batch_estimate import Estimate, TimeLeft, probe, probing
-from flashvsr_cli.batch_result import BatchResult, Failure
+from flashvsr_cli.batch import console as batch_console
+from flashvsr_cli.batch.console import BatchReporter, LiveReporter
+from flashvsr_cli.batch.estimate import Estimate, TimeLeft, probe, probing
+from flashvsr_cli.batch.result import BatchResult, Failure
 from flashvsr_cli.console import visible
 from flashvsr_cli.jobs import Job
 from flashvsr_cli.options import InputOptions
@@ -23,7 +23,7 @@ from flashvsr_cli.options import InputOptions
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """`clock(s)` lets so many seconds pass."""
     now = [1000.0]
-    monkeypatch.setattr("flashvsr_cli.batch_estimate.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("flashvsr_cli.batch.estimate.time.monotonic", lambda: now[0])
 
     def wait(seconds: float) -> None:
         now[0] += seconds

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flashvsr_cli.batch_record import RECORD_NAME
+from flashvsr_cli.batch.record import RECORD_NAME
 
 SIZE = (96, 96)
 N_FRAMES = 500

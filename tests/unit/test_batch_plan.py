@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flashvsr_cli.batch_plan import BatchItem, check_place, plan_batch
+from flashvsr_cli.batch.plan import BatchItem, check_place, plan_batch
 from flashvsr_cli.errors import InputError, UsageError
 
 

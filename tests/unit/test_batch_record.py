@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from flashvsr_cli.batch_choice import NOT_OURS, TOUCHED, Chooser, failed_last_time, settings_of
-from flashvsr_cli.batch_plan import BatchItem
-from flashvsr_cli.batch_record import RECORD_NAME, Entry, Record, Stamp, hash_content
+from flashvsr_cli.batch.choice import NOT_OURS, TOUCHED, Chooser, failed_last_time, settings_of
+from flashvsr_cli.batch.plan import BatchItem
+from flashvsr_cli.batch.record import RECORD_NAME, Entry, Record, Stamp, hash_content
 from flashvsr_cli.errors import OutputError
 from flashvsr_cli.jobs import Job
 from flashvsr_cli.options import EncodeOptions, InputOptions
@@ -167,7 +167,7 @@ def later(path: Path) -> None:
 
 
 def test_the_same_content_and_settings_are_skipped(case: Case, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("flashvsr_cli.batch_choice.hash_content", None)  # nothing is read
+    monkeypatch.setattr("flashvsr_cli.batch.choice.hash_content", None)  # nothing is read
     choice = case.choose()
     assert choice.job is None
     assert choice.reason is None

@@ -57,8 +57,8 @@ def batch(
     ] = 2,
 ) -> None:
     """Upscale many files; what is done already is skipped, and a bad file does not stop the rest."""
-    from flashvsr_cli.batch import BatchOptions
-    from flashvsr_cli.batch_job import BatchRequest, run_request
+    from flashvsr_cli.batch.request import BatchRequest, run_request
+    from flashvsr_cli.batch.run import BatchOptions
     from flashvsr_cli.preflight import check_report
 
     if flags.report:

@@ -10,8 +10,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from flashvsr_cli.batch_estimate import Estimate
-from flashvsr_cli.batch_result import BatchListener, BatchResult, Failure
+from flashvsr_cli.batch.estimate import Estimate
+from flashvsr_cli.batch.result import BatchListener, BatchResult, Failure
 from flashvsr_cli.console import LINE_EVERY_S, QuietReporter, print_line, stderr, visible
 from flashvsr_cli.jobs import Job
 from flashvsr_cli.listener import Listener

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from flashvsr_cli.batch_choice import Choice
-from flashvsr_cli.batch_plan import check_place
-from flashvsr_cli.batch_record import Entry, Record, Stamp, hash_content
-from flashvsr_cli.batch_result import BatchListener, BatchResult, Failure, can_pass
+from flashvsr_cli.batch.choice import Choice
+from flashvsr_cli.batch.plan import check_place
+from flashvsr_cli.batch.record import Entry, Record, Stamp, hash_content
+from flashvsr_cli.batch.result import BatchListener, BatchResult, Failure, can_pass
 from flashvsr_cli.errors import DeviceError, DeviceMemoryError, OutputError, as_known_error
 from flashvsr_cli.jobs import Job, OpenJob
 from flashvsr_cli.listener import Listener

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flashvsr_cli.batch_plan import BatchItem
-from flashvsr_cli.batch_record import Entry, Record, Stamp, hash_content
+from flashvsr_cli.batch.plan import BatchItem
+from flashvsr_cli.batch.record import Entry, Record, Stamp, hash_content
 from flashvsr_cli.errors import OutputError
 from flashvsr_cli.jobs import Job
 from flashvsr_cli.options import ModelOptions, Settings

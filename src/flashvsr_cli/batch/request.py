@@ -7,13 +7,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flashvsr_cli.batch import BatchOptions, BatchRun
-from flashvsr_cli.batch_choice import Choice, Chooser, failed_last_time, model_facts, settings_of
-from flashvsr_cli.batch_console import batch_reporter
-from flashvsr_cli.batch_estimate import Estimate, probing
-from flashvsr_cli.batch_plan import BatchItem, plan_batch
-from flashvsr_cli.batch_record import Record
-from flashvsr_cli.batch_result import BatchResult, Failure
+from flashvsr_cli.batch.choice import Choice, Chooser, failed_last_time, model_facts, settings_of
+from flashvsr_cli.batch.console import batch_reporter
+from flashvsr_cli.batch.estimate import Estimate, probing
+from flashvsr_cli.batch.plan import BatchItem, plan_batch
+from flashvsr_cli.batch.record import Record
+from flashvsr_cli.batch.result import BatchResult, Failure
+from flashvsr_cli.batch.run import BatchOptions, BatchRun
 from flashvsr_cli.console import fetching, print_line
 from flashvsr_cli.jobs import Job
 from flashvsr_cli.model.traits import Traits

@@ -1,0 +1,1 @@
+"""`flashvsr batch`: many inputs, one warm model."""
