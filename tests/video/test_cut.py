@@ -104,6 +104,9 @@ def test_subtitles_and_chapters_are_cut(make_clip, pass_through, packets, tmp_pa
     with av.open(str(tmp_path / "out.mkv")) as opened:
         spans = [(c["start"] * c["time_base"], c["end"] * c["time_base"]) for c in opened.chapters()]
     assert spans == [(0, 1), (1, Fraction(5, 4))]
+    pass_through(clip, tmp_path / "short.mkv", FAST, InputOptions(end=Fraction(1)))
+    ((begin, _, duration, content),) = packets(tmp_path / "short.mkv", "subtitle")
+    assert (begin, begin + duration, content) == (Fraction(1, 2), 1, b"Hello"), "it is taken away at the end"
 
 
 def test_pictures_and_raw_streams_are_cut_too(tmp_path, y4m_stream):

@@ -111,6 +111,8 @@ class CopiedTracks:
             self._waiting = deque(
                 w for w in self._waiting if w.packet.pts is None or w.packet.pts * w.packet.time_base < limit
             )
+            for waiting in self._waiting:
+                _end_line(waiting.packet, limit)
 
     def put(self, packet: av.Packet) -> None:
         """Stores a packet as the demuxer gave it, unless it lies outside the stretch wanted."""
@@ -159,8 +161,17 @@ class CopiedTracks:
             late = -((begin - self._start) // base)
             packet.duration = (packet.duration or 0) - late
             packet.pts = packet.dts = pts + late - shift
-            return True
-        packet.pts = pts - shift
-        if packet.dts is not None:
-            packet.dts -= shift
+        else:
+            packet.pts = pts - shift
+            if packet.dts is not None:
+                packet.dts -= shift
+        if self._end is not None:
+            _end_line(packet, self._end - self._shift)
         return True
+
+
+def _end_line(packet: av.Packet, end: Fraction) -> None:
+    """Takes a subtitle away when the stretch ends, at a time of the output in seconds."""
+    if packet.stream.type == "subtitle" and packet.pts is not None and packet.duration:
+        base = Fraction(packet.time_base)
+        packet.duration = min(packet.duration, max(1, round((end - packet.pts * base) / base)))
