@@ -115,8 +115,7 @@ class ContainerSource(SourceBase):
             self._check_damage(self._n_packets)
         if not n_frames:
             raise nothing_left(self._name, self._options)
-        damage = self.counters.describe_damage(self._name)
-        self.notices.extend([damage] if damage else [])
+        self.notices.extend(filter(None, [self.counters.describe_damage(self._name)]))
         if self._jumps is not None and self._jumps.n_jumps:
             self.notices.append(f"The clock of {self._name} jumps; what follows is joined on, as ffmpeg does.")
 
