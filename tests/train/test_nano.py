@@ -90,15 +90,16 @@ def test_stills_are_the_frames_of_a_clip(toy_model: ModelConfig) -> None:
     """Before the first stage and the past have been learned, every frame is what it is as a still picture."""
     model = dataclasses.replace(toy_model, decoder_grow=(4, 1, 1), decoder_blocks=(1, 3, 0), decoder_detail=True)
     decoder = build_random(model, Settings(), seed=0).decoder
+    generator = torch.Generator().manual_seed(1)
     for block in (layer for layer in decoder.decoder[11:] if isinstance(layer, MemBlock)):
-        torch.nn.init.normal_(block.conv[-1].weight, std=0.1)
-    torch.nn.init.normal_(decoder.decoder[26].weight, std=0.1)
+        torch.nn.init.normal_(block.conv[-1].weight, std=0.1, generator=generator)
+    torch.nn.init.normal_(decoder.decoder[26].weight, std=0.1, generator=generator)
     low_res = torch.rand(1, 9, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
         clip = decode_clips(decoder, torch.randn(1, 16, 3, 8, 8), low_res)
         stills = decode_stills(decoder, low_res[0])
     assert (stills - low_res[0]).abs().max() > 0.01
-    torch.testing.assert_close(clip[0], stills, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(clip[0], stills, rtol=1e-4, atol=1e-4)
 
 
 def test_stills_need_a_decoder_with_detail(toy_model: ModelConfig) -> None:
