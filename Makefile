@@ -9,7 +9,7 @@ DEMO   := .demo
 demo: $(BIN)/flashvsr
 	mkdir -p $(DEMO)
 	$(BIN)/python scripts/make_demo_clip.py $(DEMO)/input.mp4
-	@echo "The checkpoint of this demo is a small first one: a little sharper than plain enlargement, not the released model."
+	@echo "The checkpoint of this demo is a small one: sharper than plain enlargement, not the released model."
 	$(BIN)/flashvsr upscale $(DEMO)/input.mp4 -o $(DEMO)/upscaled.mp4 --model checkpoints/nano.safetensors --device cpu --overwrite
 	@echo "Done: compare $(DEMO)/input.mp4 and $(DEMO)/upscaled.mp4"
 
