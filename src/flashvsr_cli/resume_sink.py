@@ -122,14 +122,14 @@ class ResumableSink(ContainerSink):
         head = bytes(self._stream.codec_context.extradata or b"").hex()
         return {"encoding": self._encoding_facts, "header of the encoder": head}
 
-    def write(self, frame: Frame) -> None:
+    def _write(self, frame: Frame) -> None:
         """Encodes a frame, or passes over one that is done."""
         pts = self._n_next if frame.pts is None else frame.pts
         if self.n_frames >= self.n_done:
             self._is_sound = False
             with output_faults(self._name):
                 self._journal.add_frame(pts)
-            super().write(frame)
+            super()._write(frame)
             self._is_sound = True
             return
         if self._done_times[self.n_frames] != pts:

@@ -10,7 +10,9 @@ import pytest
 
 from flashvsr_cli.errors import InputError, OutputError
 from flashvsr_cli.options import EncodeOptions
+from flashvsr_cli.video.frame import Frame
 from flashvsr_cli.video.reader import open_source
+from flashvsr_cli.video.steady import SteadyTimes
 
 FAST = EncodeOptions(preset="ultrafast", crf=5)
 DAY = 24 * 3600
@@ -211,3 +213,38 @@ def test_absurd_frame_rates_are_refused(y4m_stream, tmp_path, rate):
     clip.write_bytes(y4m_stream("420", n_frames=5)[0].replace(b"F30000:1001", b"F" + rate))
     with pytest.raises(InputError, match="not understood"):
         open_source(str(clip))
+
+
+@pytest.mark.parametrize("source", ["in.mp4", "in.mkv"])
+def test_avi_states_the_rate_of_the_frames_and_not_the_ticks_of_the_source(make_clip, pass_through, tmp_path, source):
+    """AVI knows one rate and no times; Matroska's are rounded to milliseconds."""
+    clip = make_clip(
+        source,
+        pts=tuple(range(0, 30 * 1001, 1001)),
+        time_base=Fraction(1, 30000),
+        rate=Fraction(30000, 1001),
+        options=(("bf", "0"),),
+    )
+    pass_through(clip, tmp_path / "out.avi", EncodeOptions(codec="ffv1"))
+    with av.open(str(tmp_path / "out.avi")) as out:
+        stream = out.streams.video[0]
+        assert stream.average_rate == Fraction(30000, 1001)
+        assert stream.time_base == Fraction(1001, 30000)
+        assert [p.pts for p in out.demux(stream) if p.size] == list(range(30))
+
+
+def test_avi_of_frames_at_unequal_distances_keeps_their_times(make_clip, pass_through, packets, tmp_path):
+    pts = (0, 40, 80, 200, 210, 250, 400, 440)
+    clip = make_clip("in.mp4", pts=pts, time_base=Fraction(1, 1000), options=(("bf", "0"),))
+    pass_through(clip, tmp_path / "out.avi", EncodeOptions(codec="ffv1"))
+    assert [p[0] for p in packets(tmp_path / "out.avi", "video")] == [Fraction(t, 1000) for t in pts]
+
+
+@pytest.mark.parametrize(
+    ("pts", "placed", "n_moved"), [((0, 33, 67, 100), (0, 1, 2, 3), 0), ((0, 3, 34), (0, 1, 2), 2)]
+)
+def test_frames_take_the_nearest_place_that_is_free(pts, placed, n_moved):
+    times = SteadyTimes(Fraction(1, 1000), Fraction(30))
+    image = np.zeros((2, 2, 3), np.uint8)
+    assert tuple(times.place(Frame(image, t)).pts for t in pts) == placed
+    assert times.n_moved == n_moved

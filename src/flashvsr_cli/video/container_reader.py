@@ -330,6 +330,7 @@ class ContainerSource(SourceBase):
             n_frames=n_frames,
             n_frames_is_exact=is_exact,
             frame_rate=Fraction(rate) if rate else None,
+            steady_rate=Fraction(rate) if rate and rate == stream.base_rate else None,
             duration=duration,
             color=color,
             hdr=read_hdr(picture),

@@ -18,6 +18,7 @@ from flashvsr_cli.video.pixels import FromRgb, resolve_color
 from flashvsr_cli.video.sink import SinkBase
 from flashvsr_cli.video.siting import Siting, is_subsampled
 from flashvsr_cli.video.source import Source
+from flashvsr_cli.video.steady import SteadyTimes
 from flashvsr_cli.video.storage import output_color
 from flashvsr_cli.video.targets import ByteTarget
 from flashvsr_cli.video.track_writer import TrackChoices, TrackWriter
@@ -38,6 +39,7 @@ CODECS_WITH_ASPECT = ("libx264", "libx264rgb", "libx265", "h264_nvenc", "hevc_nv
 CARD_SUFFIXES = ("_nvenc", "_qsv", "_amf", "_vaapi", "_videotoolbox", "_v4l2m2m", "_vulkan")
 # Written by the muxer itself, or true of the input file only.
 CONTAINER_ONLY_METADATA = ("major_brand", "minor_version", "compatible_brands", "encoder", "duration")
+MUXERS_OF_ONE_RATE = ("avi",)
 KEPT_VIDEO_METADATA = ("language", "title", "timecode", "handler_name", "reel_name", "comment")
 
 
@@ -74,7 +76,8 @@ class ContainerSink(SinkBase):
         self._name = name
         self._target = target
         self._encoding = encoding
-        self._time_base = source.info.time_base
+        self._grid = _find_grid(muxer, source)
+        self._time_base = self._grid.tick if self._grid else source.info.time_base
         self._durations: dict[int, int] = {}
         self._n_next = 0
         self._first_pts: int | None = None
@@ -106,6 +109,9 @@ class ContainerSink(SinkBase):
 
     def write(self, frame: Frame) -> None:
         """Encodes a frame and moves the other tracks up to its time."""
+        self._write(self._grid.place(frame) if self._grid else frame)
+
+    def _write(self, frame: Frame) -> None:
         with output_faults(self._name):
             picture = self._from_rgb(frame.image, self._enlarge_alpha(frame.alpha) if self._has_alpha else None)
             picture.pts = self._n_next if frame.pts is None else frame.pts
@@ -126,6 +132,8 @@ class ContainerSink(SinkBase):
         with output_faults(self._name):
             self._mux(self._stream.encode(None))
             self.notices.extend(self._tracks.finish())
+            if self._grid and self._grid.n_moved:
+                self.notices.append(f"{self._name} has one frame rate: {self._grid.n_moved} frames come later.")
             self._container.close()
             self._target.commit()
 
@@ -232,6 +240,12 @@ def plausible_dts(pts: int, dts: int | None, earliest: int) -> int | None:
     are whatever its memory held. Those packets come in the order of their pts.
     """
     return pts if dts is not None and not earliest <= dts <= pts else dts
+
+
+def _find_grid(muxer: str, source: Source) -> SteadyTimes | None:
+    """Times as whole frames where the container knows no others: in ticks of the source it would claim a huge rate."""
+    rate = source.info.steady_rate
+    return SteadyTimes(source.info.time_base, rate) if rate and muxer in MUXERS_OF_ONE_RATE else None
 
 
 def _encoder_rate(rate: Fraction | None) -> Fraction:

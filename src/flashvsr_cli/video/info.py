@@ -129,6 +129,7 @@ class SourceInfo:
         n_frames: frames that the input promises; None if it does not say.
         n_frames_is_exact: whether `n_frames` was counted (an index, a folder) and not estimated from the duration.
         frame_rate: average frames per second; None if unknown.
+        steady_rate: frames per second where they come at equal distances, as far as FFmpeg looked; None otherwise.
         time_base: seconds per tick of `Frame.pts`.
         duration: seconds; None if unknown.
         bit_depth: bits per sample of the decoded pictures; above 8 the frames are uint16.
@@ -159,6 +160,7 @@ class SourceInfo:
     n_frames: int | None = None
     n_frames_is_exact: bool = False
     frame_rate: Fraction | None = None
+    steady_rate: Fraction | None = None
     duration: Fraction | None = None
     color: ColorTags = field(default_factory=ColorTags)
     hdr: HdrMetadata = field(default_factory=HdrMetadata)
