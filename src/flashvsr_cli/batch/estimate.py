@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+from flashvsr_cli.interrupts import held_back
 from flashvsr_cli.jobs import Job
 from flashvsr_cli.options import InputOptions
 from flashvsr_cli.schedule import count_chunks
@@ -145,12 +146,14 @@ def probing(jobs: Sequence[Job], estimate: Estimate) -> Iterator[None]:
                 estimate.learn(job.target, *facts)
 
     thread = threading.Thread(target=look, name="flashvsr-probe", daemon=True)
-    thread.start()
     try:
+        with held_back():
+            thread.start()
         yield
     finally:
         is_over.set()
-        thread.join()
+        if thread.ident is not None:
+            thread.join()
 
 
 def probe(location: str, options: InputOptions) -> tuple[int | None, tuple[int, int]] | None:

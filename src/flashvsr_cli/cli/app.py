@@ -1,9 +1,7 @@
 """The command line: which commands there are, and the one place where an error becomes a sentence and a code."""
 
 import os
-import signal
 import sys
-from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
@@ -11,6 +9,7 @@ import typer
 from flashvsr_cli import __version__
 from flashvsr_cli.cli import batch, bench, compare, dataset, doctor, info, train, upscale, weights
 from flashvsr_cli.errors import InterruptError, as_known_error
+from flashvsr_cli.interrupts import raise_on_signals
 
 PROGRAM = "flashvsr"
 
@@ -50,16 +49,9 @@ def _root(
     _state["debug"] = debug
 
 
-def _on_signal(number: int, _frame: FrameType | None) -> NoReturn:
-    # A second signal while things are being cleaned up ends the process at once.
-    signal.signal(number, signal.SIG_DFL)
-    raise InterruptError(number)
-
-
 def main() -> NoReturn:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 or 143 interrupted."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _on_signal)
+    raise_on_signals()
     try:
         app(prog_name=PROGRAM)
     except InterruptError as interrupt:

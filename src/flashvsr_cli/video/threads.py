@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
+from flashvsr_cli.interrupts import held_back
 from flashvsr_cli.video.frame import Frame
 from flashvsr_cli.video.info import SourceInfo
 from flashvsr_cli.video.sink import Sink
@@ -128,8 +129,9 @@ class ReadAhead:
     def start(self) -> None:
         """Begin to decode, as far as the queue goes. Idempotent."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._read, name="flashvsr-reader", daemon=True)
-            self._thread.start()
+            with held_back():
+                self._thread = threading.Thread(target=self._read, name="flashvsr-reader", daemon=True)
+                self._thread.start()
 
     def __iter__(self) -> Iterator[Frame]:
         self.start()
@@ -178,7 +180,7 @@ class ReadAhead:
 class WriteBehind:
     """A sink that converts, encodes and writes on a thread of its own.
 
-    An error of the thread is raised by the next `write` or by `commit`.
+    The thread starts with the first frame. Its error is raised by the next `write` or by `commit`.
 
     Args:
         sink: where to write; belongs to this object from now on.
@@ -191,8 +193,7 @@ class WriteBehind:
         self._error: BaseException | None = None
         self._is_interrupted = False
         self.busy_s = 0.0
-        self._thread = threading.Thread(target=self._run, name="flashvsr-writer", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
 
     @property
     def notices(self) -> list[str]:
@@ -201,6 +202,10 @@ class WriteBehind:
 
     def write(self, frame: Frame) -> None:
         """Queues a frame; its array must not change afterwards."""
+        if self._thread is None:
+            with held_back():
+                self._thread = threading.Thread(target=self._run, name="flashvsr-writer", daemon=True)
+                self._thread.start()
         try:
             self._channel.put(frame)
         except ChannelClosedError:
@@ -214,7 +219,8 @@ class WriteBehind:
             ChannelClosedError: another thread called `interrupt` meanwhile: not all frames were written.
         """
         self._channel.finish()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
         self._raise_error()
         if self._is_interrupted:
             raise ChannelClosedError
@@ -226,7 +232,8 @@ class WriteBehind:
         """Stops the thread, waits for it, and removes what was written. Idempotent; nothing after `commit`."""
         self._channel.close()
         self._sink.interrupt()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
         self._sink.abort()
 
     def interrupt(self) -> None:
