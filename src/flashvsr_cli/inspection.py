@@ -1,7 +1,7 @@
 """What `upscale` would do with an input, without doing it."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -9,7 +9,7 @@ from torch import Tensor
 from flashvsr_cli.geometry import Geometry, plan_geometry
 from flashvsr_cli.model.full_size import full_size_states
 from flashvsr_cli.model.memory import MemoryEstimate, estimate_memory
-from flashvsr_cli.model.network import choose_dtype, resolve_device
+from flashvsr_cli.model.network import choose_dtype, choose_model, resolve_device
 from flashvsr_cli.model.shapes import load_shapes
 from flashvsr_cli.model.traits import Traits
 from flashvsr_cli.options import InputOptions, ModelOptions, Settings
@@ -81,7 +81,7 @@ def inspect_input(
     with open_source(location, options) as source:
         info, notices = source.info, tuple(source.notices)
     geometry = plan_geometry(info.size, scale)
-    states, defaults = _look_at(model)
+    states, defaults = _look_at(replace(model, model=choose_model(model.model, model.device)))
     dtype = choose_dtype(model.dtype, device)
     memory = estimate_memory(states, geometry, choose_settings(defaults), dtype.itemsize)
     n_chunks = count_chunks(info.n_frames) if info.n_frames else None
@@ -89,8 +89,9 @@ def inspect_input(
 
 
 def _look_at(model: ModelOptions) -> tuple[dict[str, dict[str, Tensor]], Settings]:
-    """Shapes of the model's tensors and its settings; models of weights.toml have the released sizes, here or not."""
-    if model.model == "auto" or model.model in read_registry().models:
+    """Shapes of the model's tensors and its settings; models to be downloaded have the released sizes, here or not."""
+    known = read_registry().models.get(model.model)
+    if known is not None and not any(file.is_packaged for file in known.files):
         return full_size_states(model.decoder), Settings()
     checkpoint = resolve_checkpoint(model.model, version=model.version, decoder=model.decoder, download=False)
     return load_shapes(checkpoint), Traits.of(checkpoint.metadata).settings

@@ -16,7 +16,7 @@ from flashvsr_cli.color import fix_color
 from flashvsr_cli.enlarge import SignedFrames, enlarge_levels, to_integers, to_signed
 from flashvsr_cli.errors import InputError, UsageError
 from flashvsr_cli.geometry import Geometry, plan_geometry
-from flashvsr_cli.model.network import load_network
+from flashvsr_cli.model.network import choose_model, load_network
 from flashvsr_cli.model.stream import Network, Stream
 from flashvsr_cli.model.traits import Traits
 from flashvsr_cli.options import Backend, Decoder, DtypeName, Settings, Version
@@ -27,7 +27,6 @@ from flashvsr_cli.transfer import Downloads, upload
 from flashvsr_cli.video.frame import Image
 from flashvsr_cli.weights import Checkpoint, resolve_checkpoint
 from flashvsr_cli.weights_check import OnProgress
-from flashvsr_cli.weights_registry import read_registry
 
 
 class Upscaler:
@@ -54,7 +53,8 @@ class Upscaler:
         """Find (if need be download) a checkpoint and load it.
 
         Args:
-            model: a folder in the released layout, a *.safetensors of ours, a name in weights.toml, or "auto".
+            model: a folder in the released layout, a *.safetensors of ours, a name in weights.toml, or "auto": the
+                released model on a CUDA device, the packaged small one on a CPU.
             version: how the low-resolution projection caches; default: what weights.toml says, else v1.1.
             decoder: "tiny" (fast) or "full" (the Wan VAE).
             device: "auto" | "cpu" | "cuda" | "cuda:1"; auto takes CUDA when there is one.
@@ -67,7 +67,7 @@ class Upscaler:
             WeightsError: the checkpoint is missing, damaged or mixed up.
             DeviceError: there is no such device.
         """
-        name = read_registry().default if model == "auto" else model
+        name = choose_model(model, device)
         checkpoint = resolve_checkpoint(name, version=version, decoder=decoder, on_progress=on_progress)
         network = load_network(checkpoint, decoder=decoder, device=device, dtype=dtype, backend=backend, fp8=fp8)
         return cls(network, checkpoint)

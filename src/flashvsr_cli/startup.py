@@ -1,10 +1,9 @@
 """Loading a model while the user watches."""
 
 from flashvsr_cli.console import fetching, print_line
-from flashvsr_cli.model.network import resolve_device
+from flashvsr_cli.model.network import choose_model, resolve_device
 from flashvsr_cli.options import ModelOptions
 from flashvsr_cli.pipeline import Upscaler
-from flashvsr_cli.weights_registry import read_registry
 
 
 def load_and_tell(options: ModelOptions, *, quiet: bool) -> Upscaler:
@@ -16,8 +15,7 @@ def load_and_tell(options: ModelOptions, *, quiet: bool) -> Upscaler:
     """
     device = resolve_device(options.device)
     if not quiet:
-        name = read_registry().default if options.model == "auto" else options.model
-        print_line(f"loading {name} on {device}")
+        print_line(f"loading {choose_model(options.model, options.device)} on {device}")
     with fetching(quiet=quiet) as on_progress:
         return Upscaler.load(
             options.model,

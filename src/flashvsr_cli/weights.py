@@ -1,11 +1,12 @@
 """From what the user calls a model to verified local files.
 
-A model is a name in weights.toml (downloaded into the Hugging Face Hub's own cache), a folder in the released
-layout, or one .safetensors file of this project. Imports no torch; huggingface_hub only when it is needed.
+A model is a name in weights.toml (part of this package, or downloaded into the Hugging Face Hub's own cache), a folder
+in the released layout, or one .safetensors file of this project. Imports no torch; huggingface_hub only when it is
+needed.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
@@ -108,10 +109,7 @@ def download_model(
     """
     model = read_registry().model(name)
     files = tuple(dict.fromkeys(file for decoder in decoders for file in model.files_for(decoder)))
-    return [
-        _fetch(file, f"flashvsr weights download {name} --force", force, on_progress, i_file, len(files))
-        for i_file, file in enumerate(files)
-    ]
+    return [_fetch(file, name, force, on_progress, i_file, len(files)) for i_file, file in enumerate(files)]
 
 
 def _resolve_known(
@@ -124,27 +122,28 @@ def _resolve_known(
     if version is not None and version != model.version:
         raise WeightsError(f"Model {model.name} is {model.version}, not {version}.", _VERSION_NEXT_STEP)
     files = model.files_for(decoder)
-    fix = f"flashvsr weights download {model.name} --force"
     paths: dict[Role, Path] = {}
     for i_file, file in enumerate(files):
-        if not download and weights_hub.cached_path(file) is None:
+        if not download and weights_hub.local_path(file) is None:
             raise WeightsError(
                 f"{file.file_name} of model {model.name} has not been downloaded.",
                 f"Run `flashvsr weights download {model.name} --decoder {decoder}`.",
             )
-        path = _fetch(file, fix, False, on_progress, i_file, len(files))
-        paths.update(dict.fromkeys(needed_roles(decoder) if file.role is None else (file.role,), path))
-    return Checkpoint(model.name, model.version, paths, is_single_file=any(file.role is None for file in files))
+        path = _fetch(file, model.name, False, on_progress, i_file, len(files))
+        if file.role is None:
+            return replace(resolve_single_file(path, model.version, decoder), name=model.name)
+        paths[file.role] = path
+    return Checkpoint(model.name, model.version, paths)
 
 
-def _fetch(file: KnownFile, fix: str, force: bool, on_progress: OnProgress | None, i_file: int, n_files: int) -> Path:
-    """The verified local copy of a file of weights.toml."""
+def _fetch(file: KnownFile, model: str, force: bool, on_progress: OnProgress | None, i_file: int, n_files: int) -> Path:
+    """The verified local copy of a file of weights.toml; what is part of this package is never fetched."""
 
     def report(stage: Stage) -> OnBytes:
         return on_bytes_of(on_progress, stage, file.file_name, file.n_bytes, i_file, n_files)
 
-    next_step = f"Run `{fix}`."
-    path = None if force else weights_hub.cached_path(file)
+    next_step = weights_hub.how_to_mend(file, model)
+    path = None if force and not file.is_packaged else weights_hub.local_path(file)
     if path is None:
         path = weights_hub.download(file, next_step, force, report("download"), report("verify"))
     check_file(path, file, next_step, report("verify"))

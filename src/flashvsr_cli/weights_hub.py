@@ -1,4 +1,4 @@
-"""Files of weights.toml in the Hugging Face Hub's cache: found there, or downloaded into it.
+"""Files of weights.toml in the Hugging Face Hub's cache: found there, or downloaded into it; or in this package.
 
 huggingface_hub itself cannot go on with an interrupted download: it writes to a file of a random name and
 removes it on failure, over plain HTTP as over Xet (its issue 4196). So the bytes are fetched here with its own
@@ -18,15 +18,25 @@ from flashvsr_cli.errors import WeightsError
 from flashvsr_cli.weights_check import OnBytes, check_file
 from flashvsr_cli.weights_registry import KnownFile
 
+PACKAGE = Path(__file__).resolve().parent
 
-def cached_path(file: KnownFile) -> Path | None:
-    """Where the file lies in the Hub's cache; None if it is not there. Needs no network."""
+
+def local_path(file: KnownFile) -> Path | None:
+    """Where the file lies in this package or in the Hub's cache; None if it is not there. Needs no network."""
+    if file.is_packaged:
+        path = PACKAGE / file.path
+        return path if path.is_file() else None
     if file.repository is None:
         return None
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(file.repository, file.path, revision=file.revision)
     return Path(found) if isinstance(found, str) else None
+
+
+def how_to_mend(file: KnownFile, model: str) -> str:
+    """What the user can do about a file of a model that is not what it should be."""
+    return "Install flashvsr-cli again." if file.is_packaged else f"Run `flashvsr weights download {model} --force`."
 
 
 def download(file: KnownFile, next_step: str, force: bool, on_download: OnBytes, on_verify: OnBytes) -> Path:
@@ -47,7 +57,7 @@ def download(file: KnownFile, next_step: str, force: bool, on_download: OnBytes,
     from huggingface_hub.utils import WeakFileLock
 
     if file.repository is None:
-        raise WeightsError(f"{file.file_name} cannot be downloaded.", "Get it by hand and use --model FOLDER.")
+        raise WeightsError(f"{file.file_name} cannot be downloaded.", next_step)
     with _translated_errors(file):
         url = hf_hub_url(file.repository, file.path, revision=file.revision)
         metadata = get_hf_file_metadata(url)

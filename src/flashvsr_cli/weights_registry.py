@@ -52,6 +52,7 @@ class KnownFile:
         role: what it is for; None for a single file that holds every role.
         versions: the model versions it belongs to.
         repository: Hub repository and `revision`, `path` inside it; None if the file cannot be downloaded.
+        is_packaged: whether it is part of this package, at `path`.
         n_bytes: its size.
         inferred: the facts that were not read off the file itself, e.g. "bytes".
     """
@@ -65,6 +66,7 @@ class KnownFile:
     n_bytes: int
     sha256: str
     inferred: frozenset[str]
+    is_packaged: bool = False
 
     @property
     def file_name(self) -> str:
@@ -104,9 +106,16 @@ class KnownModel:
 
 @dataclass(frozen=True)
 class Registry:
-    """The contents of weights.toml."""
+    """The contents of weights.toml.
+
+    Attributes:
+        default: the model for a CUDA device, unless the user names one.
+        default_cpu: the same for a CPU.
+        models, files: by name; all of them.
+    """
 
     default: str
+    default_cpu: str
     models: Mapping[str, KnownModel]
     files: tuple[KnownFile, ...]
 
@@ -163,16 +172,17 @@ def read_registry(path: Path | None = None) -> Registry:
             raise ValueError(f"format {document['format']} is not {REGISTRY_FORMAT}")
         files = {name: _parse_file(name, table) for name, table in document["files"].items()}
         models = {name: _parse_model(name, table, files) for name, table in document["models"].items()}
-        default = document["default"]
-        if default not in models:
-            raise ValueError(f"the default model {default!r} is not listed")
+        default, default_cpu = document["default"], document.get("default_cpu", document["default"])
+        for name in (default, default_cpu):
+            if name not in models:
+                raise ValueError(f"the default model {name!r} is not listed")
     except KeyError as error:
         raise WeightsError(f"{path} lacks {error}.", "Install flashvsr-cli again, or mend the file.") from error
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise WeightsError(
             f"{path} cannot be used: {error}.", "Install flashvsr-cli again, or mend the file."
         ) from error
-    return Registry(default, models, tuple(files.values()))
+    return Registry(default, default_cpu, models, tuple(files.values()))
 
 
 def _parse_file(name: str, table: Mapping[str, Any]) -> KnownFile:
@@ -183,17 +193,18 @@ def _parse_file(name: str, table: Mapping[str, Any]) -> KnownFile:
         raise ValueError(f"versions of {name} are unknown")
     if len(sha256) != 64 or int(sha256, 16) < 0:
         raise ValueError(f"sha256 of {name} is not 64 hexadecimal digits")
-    repository = table.get("repository")
+    repository, packaged = table.get("repository"), table.get("packaged")
     return KnownFile(
         name=name,
         role=None if role == "all" else role,
         versions=versions,
         repository=repository,
         revision=table["revision"] if repository else "",
-        path=table["path"] if repository else name,
+        path=table["path"] if repository else packaged or name,
         n_bytes=int(table["bytes"]),
         sha256=sha256.lower(),
         inferred=frozenset(table.get("inferred", ())),
+        is_packaged=packaged is not None,
     )
 
 
@@ -203,7 +214,7 @@ def _parse_model(name: str, table: Mapping[str, Any], files: Mapping[str, KnownF
         raise ValueError(f"version {version!r} of model {name} is unknown")
     chosen = tuple(files[file] for file in table["files"])
     for file in chosen:
-        if version not in file.versions or file.repository is None:
+        if version not in file.versions or not (file.repository or file.is_packaged):
             raise ValueError(f"{file.name} does not belong in model {name}")
     return KnownModel(name, version, table["summary"], table["license"], chosen)
 

@@ -91,7 +91,7 @@ def _verify_folder(folder: Path, registry: Registry, on_progress: OnProgress | N
 
 
 def _file_status(file: KnownFile) -> FileStatus:
-    path = weights_hub.cached_path(file)
+    path = weights_hub.local_path(file)
     if path is None:
         return FileStatus(file.file_name, file.role, file, None, "missing")
     sha256 = remembered_hash(path)
@@ -102,14 +102,13 @@ def _file_status(file: KnownFile) -> FileStatus:
 
 
 def _verify_known(file: KnownFile, model: str, on_progress: OnProgress | None) -> FileStatus:
-    path = weights_hub.cached_path(file)
+    path = weights_hub.local_path(file)
     if path is None:
         return FileStatus(file.file_name, file.role, file, None, "missing")
     sha256 = hash_file(path, on_bytes_of(on_progress, "verify", file.file_name, file.n_bytes), afresh=True)
     if sha256 == file.sha256:
         return FileStatus(file.file_name, file.role, file, path, "verified", sha256=sha256)
-    detail = f"Run `flashvsr weights download {model} --force`."
-    return FileStatus(file.file_name, file.role, file, path, "wrong", detail, sha256)
+    return FileStatus(file.file_name, file.role, file, path, "wrong", weights_hub.how_to_mend(file, model), sha256)
 
 
 def _verify_local(role: Role | None, path: Path, registry: Registry, on_progress: OnProgress | None) -> FileStatus:

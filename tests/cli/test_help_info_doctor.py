@@ -88,6 +88,13 @@ def test_info_of_a_model_that_has_not_been_downloaded(flashvsr, make_clip):
     assert json.loads(done.stdout)["memory_bytes"]["weights"] > 6e9
 
 
+def test_info_of_the_packaged_model(flashvsr, make_clip):
+    make_clip("in.mp4", 1)
+    done = flashvsr("info", "in.mp4", "--model", "auto", "--json")
+    assert done.code == 0, done.stderr
+    assert json.loads(done.stdout)["memory_bytes"]["weights"] < 50e6
+
+
 def opens(encoder: str) -> bool:
     """Whether ten pictures can be encoded by it."""
     try:
@@ -104,9 +111,21 @@ def test_doctor(flashvsr):
     done = flashvsr("doctor", "--json")
     assert done.code == 0, done.stderr
     findings = {finding["subject"]: finding for finding in json.loads(done.stdout)}
-    for subject in ("flashvsr-cli", "Python", "torch", "av", "CPU", "FFmpeg", "libx264", "Hub cache", "model v1.1"):
+    for subject in (
+        "flashvsr-cli",
+        "Python",
+        "torch",
+        "av",
+        "CPU",
+        "FFmpeg",
+        "libx264",
+        "Hub cache",
+        "model v1.1",
+        "model nano",
+    ):
         assert subject in findings
         assert findings[subject]["detail"]
+    assert findings["model nano"]["state"] == "ok"
     assert findings["model v1.1"]["state"] == "note"
     assert "flashvsr weights download v1.1" in findings["model v1.1"]["next_step"]
     # What a card can do is tried, not read off the list of what FFmpeg was built with.

@@ -157,6 +157,27 @@ def test_report(flashvsr, make_clip, mini_folder: Path, tmp_path: Path):
     assert report["notices"] == []
 
 
+def test_without_a_model_named_a_cpu_takes_the_packaged_one(flashvsr, make_clip, look, tmp_path: Path):
+    """It needs no network, and brings its own settings along."""
+    make_clip("in.mp4", 5)
+    done = flashvsr("upscale", "in.mp4", "-o", "out.mkv", "--model", "auto", "--report", "r.json")
+    assert done.code == 0, done.stderr
+    assert "loading nano on cpu" in done.stderr
+    assert look(tmp_path / "out.mkv").n_frames == 5
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["model"]["name"] == "nano"
+    assert list(report["model"]["sha256"]) == ["nano.safetensors"]
+    assert report["settings"]["color_fix"] == "none"
+
+
+def test_the_packaged_model_has_no_full_decoder(flashvsr, make_clip, files_in):
+    make_clip("in.mp4", 1)
+    done = flashvsr("upscale", "in.mp4", "-o", "out.mp4", "--model", "auto", "--decoder", "full")
+    assert done.code == 1
+    assert "holds no vae weights" in done.stderr
+    assert files_in() == {"in.mp4"}
+
+
 def test_report_to_stdout(flashvsr, make_clip):
     make_clip("in.mp4", 1)
     done = flashvsr("upscale", "in.mp4", "-o", "out.mp4", "--report", "-")

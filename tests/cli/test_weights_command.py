@@ -13,13 +13,15 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from flashvsr_cli import weights_hub
 from flashvsr_cli.cli.weights import app
 from flashvsr_cli.console import fetching
 from flashvsr_cli.errors import FlashVSRError, WeightsError
 from flashvsr_cli.weights_check import CACHE_ENV, Progress, remembered_hash
 from flashvsr_cli.weights_registry import REGISTRY_ENV
 
-MINI = Path(__file__).resolve().parents[1] / "golden" / "mini"
+ROOT = Path(__file__).resolve().parents[2]
+MINI = ROOT / "tests" / "golden" / "mini"
 DIT = "diffusion_pytorch_model_streaming_dmd.safetensors"
 
 
@@ -56,10 +58,18 @@ def test_listing_imports_no_torch(arguments: list[str], tmp_path: Path):
 
 def test_list_as_a_table_and_as_json():
     table = invoke("list").stdout
-    for part in ("v1.1 (default)", "v1:", DIT, "LQ_proj_in.ckpt", "5,676.1 MB", "missing"):
+    for part in (
+        "v1.1 (default with a CUDA device)",
+        "nano (default on a CPU)",
+        "v1:",
+        DIT,
+        "LQ_proj_in.ckpt",
+        "5,676.1 MB",
+        "missing",
+    ):
         assert part in table
     models = {model["name"]: model for model in json.loads(invoke("list", "--json").stdout)}
-    assert set(models) == {"v1.1", "v1"}
+    assert set(models) == {"nano", "v1.1", "v1"}
     files = {file["role"]: file for file in models["v1"]["files"]}
     assert files["dit"]["expected"]["revision"] == "main"
     assert files["lq_projection"]["expected"]["inferred"] == ["bytes"]
@@ -108,12 +118,36 @@ def test_verify_refuses_a_folder_of_two_versions(tmp_path: Path, monkeypatch: py
     assert "LQ_proj_in.ckpt is of v1.1" in message
 
 
-def test_verify_with_nothing_here_and_of_an_unknown_name():
-    assert "No model has been downloaded" in failure("verify").message
+def test_the_packaged_model_is_here_and_needs_no_download():
+    assert "nano.safetensors" in invoke("download", "nano").stdout
+    (names,) = [json.loads(invoke("verify", "--json").stdout)]
+    assert list(names) == ["nano"], "the others have not been downloaded"
+    (file,) = names["nano"]
+    assert file["state"] == "verified"
+    assert file["sha256"] == file["expected"]["sha256"]
+    assert file["expected"]["repository"] is None
+
+
+def test_a_damaged_packaged_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(weights_hub, "PACKAGE", tmp_path)
+    error = failure("download", "nano")
+    assert error.message == "nano.safetensors cannot be downloaded."
+    assert error.next_step == "Install flashvsr-cli again."
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/nano.safetensors").write_bytes(b"short")
+    for arguments in (("download", "nano"), ("download", "nano", "--force"), ("verify", "nano")):
+        assert failure(*arguments).next_step == "Install flashvsr-cli again."
+
+
+def test_verify_with_nothing_here_and_of_an_unknown_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     error = failure("verify", "v7")
     assert "no model named 'v7'" in error.message
-    assert "v1.1, v1" in str(error.next_step)
+    assert "nano, v1.1, v1" in str(error.next_step)
     assert "is missing" in failure("verify", "v1.1").message
+    lines = (ROOT / "weights.toml").read_text().replace('default_cpu = "nano"', "").replace("[models.nano]", "[unused]")
+    (tmp_path / "weights.toml").write_text(lines)
+    monkeypatch.setenv(REGISTRY_ENV, str(tmp_path / "weights.toml"))
+    assert "No model has been downloaded" in failure("verify").message
 
 
 def test_download_of_an_unknown_name_or_decoder():

@@ -13,6 +13,8 @@ import pytest
 from flashvsr_cli import __version__
 
 ROOT = Path(__file__).parents[2]
+NANO = "flashvsr_cli/checkpoints/nano.safetensors"
+PACKAGED_MODEL_LIMIT = 12_000_000
 PACKAGES = {"flashvsr_cli": ROOT / "src", "flashvsr_kernels": ROOT / "kernels"}
 
 
@@ -52,13 +54,19 @@ def test_files_are_the_sources_and_the_registry(names: set[str]) -> None:
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert {name for name in names if ".dist-info/" not in name} == sources | {"flashvsr_cli/weights.toml"}
-    assert all(name.endswith((".py", ".toml", "py.typed")) for name in names if ".dist-info/" not in name)
+    others = {name for name in names if not name.endswith((".py", ".toml", "py.typed")) and ".dist-info/" not in name}
+    assert others == {NANO}
 
 
 def test_nothing_of_tests_benchmarks_or_checkpoints_is_inside(names: set[str]) -> None:
     parts = {part for name in names for part in PurePosixPath(name).parts}
     assert not parts & {"tests", "golden", "mini", "bench", "shared", "docs", "kernels", "src"}
-    assert not [name for name in names if name.endswith((".safetensors", ".ckpt", ".pth"))]
+    assert not [name for name in names if name.endswith((".ckpt", ".pth"))]
+
+
+def test_the_packaged_model_is_small(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        assert archive.getinfo(NANO).file_size <= PACKAGED_MODEL_LIMIT
 
 
 def test_registry_is_the_one_of_the_checkout(wheel: Path) -> None:
@@ -87,7 +95,9 @@ def test_what_is_in_the_wheel_runs_by_itself(wheel: Path, tmp_path: Path) -> Non
         "from flashvsr_cli.weights_registry import read_registry\n"
         "here = pathlib.Path(sys.argv[1]).resolve()\n"
         "assert all(here in pathlib.Path(m.__file__).resolve().parents for m in (flashvsr_cli, flashvsr_kernels))\n"
-        "assert {'v1', 'v1.1'} <= set(read_registry().models)\n"
+        "from flashvsr_cli.weights import resolve_checkpoint\n"
+        "assert {'nano', 'v1', 'v1.1'} == set(read_registry().models)\n"
+        "assert here in resolve_checkpoint('nano').files['dit'].parents\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=environment, cwd=tmp_path, check=True)
     command = [sys.executable, "-m", "flashvsr_cli", "--version"]

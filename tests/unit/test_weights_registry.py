@@ -65,9 +65,10 @@ def test_environment_variable_comes_first_and_a_wrong_one_is_an_error(tmp_path: 
 
 def test_the_shipped_registry_lists_every_role_of_both_versions():
     registry = read_registry(CHECKOUT / "weights.toml")
-    assert set(registry.models) == {"v1", "v1.1"}
-    assert registry.default == "v1.1"
-    for name, model in registry.models.items():
+    assert set(registry.models) == {"nano", "v1", "v1.1"}
+    assert (registry.default, registry.default_cpu) == ("v1.1", "nano")
+    for name in ("v1", "v1.1"):
+        model = registry.model(name)
         assert model.version == name
         assert sorted(str(file.role) for file in model.files) == sorted(ROLES)
         assert [file.role for file in model.files_for("tiny")] == list(needed_roles("tiny"))
@@ -97,6 +98,8 @@ def test_the_versions_differ_in_the_dit_and_the_projection_only():
     [
         ("format = 1", "format = 2", "format 2 is not 1"),
         ('default = "v1.1"', 'default = "v9"', "default model 'v9' is not listed"),
+        ('default_cpu = "nano"', 'default_cpu = "pico"', "default model 'pico' is not listed"),
+        ('packaged = "checkpoints/nano.safetensors"', "", "nano does not belong in model nano"),
         ('role = "dit"', 'role = "dut"', "role 'dut' of dit-v1.1 is unknown"),
         ('version = "v1"', 'version = "v2"', "version 'v2' of model v1 is unknown"),
         ('files = ["dit-v1",', 'files = ["dit-v1.1",', "dit-v1.1 does not belong in model v1"),

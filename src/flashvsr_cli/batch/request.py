@@ -23,7 +23,6 @@ from flashvsr_cli.tables import print_batch
 from flashvsr_cli.video.faults import output_faults
 from flashvsr_cli.video.formats import IMAGE_SUFFIXES
 from flashvsr_cli.weights import resolve_checkpoint
-from flashvsr_cli.weights_registry import read_registry
 
 if TYPE_CHECKING:
     from flashvsr_cli.pipeline import Upscaler
@@ -83,7 +82,11 @@ class BatchRequest:
     def model_facts(self) -> dict[str, Any]:
         """What decides the pictures, without loading the model; fetches it if it is not there."""
         options = self.model
-        name = read_registry().default if options.model == "auto" else options.model
+        name = options.model
+        if name == "auto":  # Only PyTorch knows whether there is a CUDA device.
+            from flashvsr_cli.model.network import choose_model
+
+            name = choose_model(name, options.device)
         with fetching(quiet=self.quiet) as on_progress:
             checkpoint = resolve_checkpoint(
                 name, version=options.version, decoder=options.decoder, on_progress=on_progress

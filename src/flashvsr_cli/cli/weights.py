@@ -49,9 +49,10 @@ def list_command(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps([_model_facts(status) for status in models], indent=2))
         return
-    default = read_registry().default
+    registry = read_registry()
     for status in models:
-        note = " (default)" if status.model.name == default else ""
+        defaults = {registry.default: " (default with a CUDA device)", registry.default_cpu: " (default on a CPU)"}
+        note = defaults.get(status.model.name, "")
         print_table(_table(f"{status.model.name}{note}: {status.model.summary}", status.files))
 
 

@@ -24,7 +24,7 @@ from flashvsr_cli.model.transformer import choose_transformer
 from flashvsr_cli.model.vae_decoder import VAEDecoder
 from flashvsr_cli.options import Backend, Decoder, DtypeName, Version
 from flashvsr_cli.weights import Checkpoint
-from flashvsr_cli.weights_registry import Role, needed_roles
+from flashvsr_cli.weights_registry import Role, needed_roles, read_registry
 
 DTYPES: dict[DtypeName, torch.dtype] = {
     "float32": torch.float32,
@@ -61,6 +61,19 @@ def resolve_device(name: str) -> torch.device:
             "Device numbers start at 0.",
         )
     return device
+
+
+def choose_model(model: str, device: str) -> str:
+    """The model that is meant: "auto" is the released one on a CUDA device and the packaged one on a CPU.
+
+    Raises:
+        DeviceError: there is no such device.
+        WeightsError: weights.toml cannot be read.
+    """
+    if model != "auto":
+        return model
+    registry = read_registry()
+    return registry.default if resolve_device(device).type == "cuda" else registry.default_cpu
 
 
 def choose_dtype(name: DtypeName | None, device: torch.device) -> torch.dtype:
