@@ -150,5 +150,5 @@ def _compress(degraded: Degraded, clip: Tensor) -> Tensor:
     compression = degraded.compression
     assert compression is not None
     frames = np.ascontiguousarray(clip.permute(0, 2, 3, 1).numpy())
-    compressed = compress_video(frames, crf=compression.crf, codec=compression.codec)
+    compressed = compress_video(frames, crf=compression.crf, codec=compression.codec, repeatable=True)
     return torch.from_numpy(compressed).permute(0, 3, 1, 2)
