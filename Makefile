@@ -9,9 +9,10 @@ DEMO   := .demo
 demo: $(BIN)/flashvsr
 	mkdir -p $(DEMO)
 	$(BIN)/python scripts/make_demo_clip.py $(DEMO)/input.mp4
-	@echo "The checkpoint of this demo is a small one: sharper than plain enlargement, not the released model."
-	$(BIN)/flashvsr upscale $(DEMO)/input.mp4 -o $(DEMO)/upscaled.mp4 --model checkpoints/nano.safetensors --device cpu --overwrite
-	@echo "Done: compare $(DEMO)/input.mp4 and $(DEMO)/upscaled.mp4"
+	$(BIN)/flashvsr upscale $(DEMO)/input.mp4 -o $(DEMO)/upscaled.mp4 --model nano --device cpu --overwrite
+	$(BIN)/flashvsr compare $(DEMO)/input.mp4 $(DEMO)/upscaled.mp4 --frames 4 --strip $(DEMO)/compared.png
+	@echo "Done: compare $(DEMO)/input.mp4 and $(DEMO)/upscaled.mp4; $(DEMO)/compared.png shows both,"
+	@echo "the input enlarged by plain bicubic. The model was nano, the small one; the released model is far larger."
 
 test: $(BIN)/.test
 	$(BIN)/python -m pytest

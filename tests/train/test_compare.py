@@ -73,6 +73,7 @@ def test_clips_that_do_not_match_are_refused(tmp_path: Path, true_frames: np.nda
     wide = write_clip(tmp_path / "wide.mkv", np.ascontiguousarray(true_frames[:, :24]))
     with pytest.raises(InputError, match="ends after 3 frames"):
         compare_clips(whole, short)
+    assert compare_clips(whole, short, n_frames=3).n_frames == 3
     with pytest.raises(UsageError, match="another shape"):
         compare_clips(whole, wide)
 

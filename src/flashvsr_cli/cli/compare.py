@@ -29,13 +29,16 @@ def compare(
     video: Annotated[str | None, typer.Option("--video", help="Write a video of both clips.")] = None,
     layout: Annotated[LayoutChoice, typer.Option(help="Next to each other, or a moving border.")] = LayoutChoice.SIDE,
     strip: Annotated[Path | None, typer.Option("--strip", help="Write a PNG with a few frames of every clip.")] = None,
+    frames: Annotated[
+        int | None, typer.Option("--frames", min=1, help="Compare so many frames of the beginning; all by default.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Compare two clips; a smaller one is enlarged (bicubic) to the size of the other or of the reference."""
     from flashvsr_cli.compare.clips import compare_clips
     from flashvsr_cli.console import print_table
 
-    found = compare_clips(a, b, reference=reference, video=video, layout=layout.value, strip=strip)
+    found = compare_clips(a, b, reference=reference, video=video, layout=layout.value, strip=strip, n_frames=frames)
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
     else:

@@ -17,6 +17,7 @@ from flashvsr_cli.compare.metrics import Flicker, psnr, ssim, to_luma
 from flashvsr_cli.compare.pictures import Picture, arrange, to_bytes, write_png
 from flashvsr_cli.errors import InputError, UsageError
 from flashvsr_cli.geometry import Size
+from flashvsr_cli.options import InputOptions
 from flashvsr_cli.video.frame import Frame, Image
 from flashvsr_cli.video.reader import open_source
 from flashvsr_cli.video.source import Source
@@ -84,6 +85,7 @@ def compare_clips(
     video: str | None = None,
     layout: VideoLayout = "side",
     strip: Path | None = None,
+    n_frames: int | None = None,
 ) -> Comparison:
     """Compare clip `b` with clip `a`.
 
@@ -94,6 +96,7 @@ def compare_clips(
         video: a video to write, with the clips next to each other or a border wiping between them.
         layout: which.
         strip: a PNG to write, one row per clip, a few frames' centres.
+        n_frames: how many frames of the beginning to compare; None takes all.
 
     Raises:
         InputError: an input cannot be read, or the clips have different numbers of frames.
@@ -101,7 +104,8 @@ def compare_clips(
     """
     names = {"a": a, "b": b} | ({"reference": reference} if reference is not None else {})
     with ExitStack() as stack:
-        sources = {name: stack.enter_context(open_source(location)) for name, location in names.items()}
+        part = InputOptions(max_frames=n_frames)
+        sources = {name: stack.enter_context(open_source(location, part)) for name, location in names.items()}
         sizes = {name: source.info.size for name, source in sources.items()}
         size = sizes.get("reference") or max(sizes.values())
         _check_shapes(sizes, size)
@@ -109,14 +113,14 @@ def compare_clips(
         sink = open_sink(video, sources["b"], canvas) if video is not None else None
         finished = False
         try:
-            running, flicker, tiles, n_frames = {"a": _Running(), "b": _Running()}, Flicker(), _Tiles(), 0
+            running, flicker, tiles, n_compared = {"a": _Running(), "b": _Running()}, Flicker(), _Tiles(), 0
             for frames in _together(sources):
                 images = {name: _fit(frame.image, size) for name, frame in frames.items()}
                 _add(images, running, flicker)
-                tiles.add(n_frames, images)
+                tiles.add(n_compared, images)
                 if sink is not None:
-                    sink.write(Frame(_compose(images, layout, n_frames), frames["b"].pts, frames["b"].duration))
-                n_frames += 1
+                    sink.write(Frame(_compose(images, layout, n_compared), frames["b"].pts, frames["b"].duration))
+                n_compared += 1
             if sink is not None:
                 sink.commit()
             finished = True
@@ -126,7 +130,7 @@ def compare_clips(
     if strip is not None:
         write_png(strip, tiles.sheet())
     resized = tuple(name for name in names if sizes[name] != size)
-    return Comparison(n_frames, size, resized, _figures(running, flicker.result(), n_frames))
+    return Comparison(n_compared, size, resized, _figures(running, flicker.result(), n_compared))
 
 
 def _check_shapes(sizes: dict[str, Size], size: Size) -> None:
