@@ -70,6 +70,6 @@ def test_two_processes_give_the_loss_curve_of_one(tmp_path: Path, rank: int) -> 
         run_training(config, folder, n_processes)
         records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
         numbers = [record for record in records if "loss" in record]
-        curves[n_processes] = np.array([[n["loss"], n["pixel"], n["dmd"], n["norm"]] for n in numbers])
-    assert curves[1].shape == (3, 4)
+        curves[n_processes] = np.array([[n["loss"], n["pixel"], n["dmd"], n["norm"], n["fake_norm"]] for n in numbers])
+    assert curves[1].shape == (3, 5)
     np.testing.assert_allclose(curves[2], curves[1], rtol=1e-3, atol=2e-6)

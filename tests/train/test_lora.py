@@ -24,7 +24,7 @@ def test_merged_weights_compute_the_same_bits(toy_parts: Parts) -> None:
     dit = toy_parts.generator.dit
     before = velocity(toy_parts, dit)
     adapted = copy.deepcopy(dit)
-    add_adapters(adapted, RANK, ALPHA)
+    add_adapters(adapted, RANK, ALPHA, seed=0)
     assert torch.equal(velocity(toy_parts, adapted), before), "a fresh adapter changes nothing"
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -41,6 +41,17 @@ def test_merged_weights_compute_the_same_bits(toy_parts: Parts) -> None:
 
 def test_every_target_of_every_block_has_an_adapter(toy_parts: Parts) -> None:
     dit = toy_parts.generator.dit
-    add_adapters(dit, RANK, ALPHA)
+    add_adapters(dit, RANK, ALPHA, seed=0)
     adapters = [key for key, _ in dit.named_parameters() if is_adapter(key)]
     assert len(adapters) == 2 * len(TARGETS) * len(dit.blocks)
+
+
+def test_adapters_follow_from_the_seed(toy_parts: Parts) -> None:
+    """Every process, and every resumed run, has the same."""
+    plain = toy_parts.generator.dit
+    first, again, other = (copy.deepcopy(plain) for _ in range(3))
+    for dit, seed in ((first, 3), (again, 3), (other, 4)):
+        torch.rand(7)
+        add_adapters(dit, RANK, ALPHA, seed)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))

@@ -13,6 +13,8 @@ from flashvsr_cli.dataset.pool import ClipPool
 from flashvsr_cli.errors import UsageError
 from flashvsr_cli.train.config import (
     DataConfig,
+    DegradationConfig,
+    LossConfig,
     ModelConfig,
     OptimizerConfig,
     RunConfig,
@@ -27,6 +29,7 @@ from flashvsr_cli.train.parts import MODEL_FILE, build_random
 from flashvsr_cli.train.random import StepRandom
 from flashvsr_cli.train.stages import make_stage
 
+CPU = torch.device("cpu")
 DATA = DataConfig(procedural=1.0, size=128, pool_clips=2, workers=1)
 SPARSITY = SparsityConfig(sparse_ratio=0.02, local_range=3, color_fix="none")
 TRAINED = {
@@ -126,6 +129,25 @@ def test_a_resumed_run_is_the_uninterrupted_one(stage: StageName, tmp_path: Path
     start = build_random(toy_model, SPARSITY.settings(), seed=0).state_dict()
     moved = [key for key in start if not torch.equal(start[key], whole["weights"][f"parts.{key}"])]
     assert any(key.startswith("decoder.") for key in moved)
+
+
+def test_windows_of_a_few_latents_are_judged_everywhere(toy_model: ModelConfig) -> None:
+    """The start of a clip too, which every stream has; frames are those of their place."""
+    config = stage_config("decoder", toy_model, loss=LossConfig(decoded_latents=2))
+    stage = make_stage(build_random(toy_model, SPARSITY.settings(), seed=0), config, gradient_distance, None)
+    pool = ClipPool(dataclasses.replace(DATA, degradation=DegradationConfig(clean=1, mild=0, strong=0)), 0, CPU)
+    n_judged = np.zeros(21, int)
+    for step in range(40):
+        batch = pool.batch(StepRandom(0, step), 0, 1)
+        latents = stage.encode(batch.high_res)
+        frames, wanted = stage.decode_window(batch, StepRandom(0, step), latents)
+        assert frames.shape == wanted.shape
+        places = [int((batch.high_res[0] - frame).abs().flatten(1).sum(dim=1).argmin()) for frame in wanted[0]]
+        assert places == list(range(places[0], places[0] + len(places)))
+        n_judged[places] += 1
+        # The decoder starts as the plain enlargement: what it gives lies next to what is wanted there.
+        torch.testing.assert_close(frames[0], batch.low_res[0, places], atol=1e-3, rtol=0)
+    assert (n_judged > 0).all()
 
 
 def test_a_run_is_not_overwritten_by_accident(tmp_path: Path, toy_model: ModelConfig) -> None:

@@ -61,6 +61,14 @@ class World:
             value /= self.size
         return value
 
+    def first(self, value: float) -> float:
+        """The first process's value, on every process."""
+        if self.size == 1:
+            return value
+        shared = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.broadcast(shared, 0)
+        return float(shared)
+
 
 @contextmanager
 def open_world(device: torch.device) -> Iterator[World]:

@@ -38,6 +38,7 @@ from flashvsr_cli.train.validate import ValidationClip, make_clips, measure_netw
 
 STATE_FILE = "state.pt"
 STATE_FORMAT = 1
+NORMS = ("norm", "fake_norm")
 DECODER_ENDS = {"decoder_input": "parts.decoder.decoder.1.weight", "decoder_output": "parts.decoder.decoder.26."}
 """Layers with rates of their own: thousands of inputs that mostly say the same, and an output of a few hundredths,
 make them far more sensitive than any other."""
@@ -107,10 +108,10 @@ class Trainer:
         before, started = self._spent_s, time.monotonic()
         while self.step < self.config.n_steps and not (run.limit_s and self._spent_s >= run.limit_s):
             values = self.train_step()
-            self._spent_s = before + time.monotonic() - started
+            self._spent_s = self.world.first(before + time.monotonic() - started)
             if run.log_every and (self.step % run.log_every == 0 or self.step == self.config.n_steps):
                 self.log.numbers(self.step, {name: float(value) for name, value in values.items()})
-                self._check_finite(float(values["norm"]))
+                self._check_finite(max((float(values[name]) for name in NORMS if name in values), default=0.0))
             if self.config.validation.every > 0 and self.step % self.config.validation.every == 0:
                 self.validate()
             if run.save_every and self.step % run.save_every == 0:
@@ -145,14 +146,24 @@ class Trainer:
             (losses["loss"] / len(packs)).backward()
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value.detach().float() / len(packs)
-        weights = [weight for group in self._groups.values() for weight in group.values()]
-        norm = torch.nn.utils.clip_grad_norm_(weights, config.optimizer.clip or math.inf)
+        norms = self._clip_gradients()
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._update_average()
         self.step += 1
         values = {name: self.world.mean(value) for name, value in sums.items()}
-        return {**values, "norm": whole(norm).detach(), "lr": torch.tensor(rate)}
+        return {**values, **norms, "lr": torch.tensor(rate)}
+
+    def _clip_gradients(self) -> dict[str, Tensor]:
+        """Limit the gradient's norm; that of the fake score model, which is far larger, by itself."""
+        norms = {}
+        for name in NORMS:
+            groups = [group for key, group in self._groups.items() if (key == "fake") == (name == "fake_norm")]
+            weights = [weight for group in groups for weight in group.values()]
+            if weights:
+                limit = self.config.optimizer.clip or math.inf
+                norms[name] = whole(torch.nn.utils.clip_grad_norm_(weights, limit)).detach()
+        return norms
 
     def _autocast(self) -> AbstractContextManager[Any]:
         is_low = self.config.run.dtype == "bfloat16"

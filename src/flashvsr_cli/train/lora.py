@@ -40,11 +40,13 @@ class Adapter(nn.Module):
             return adapted_weight(weight, self.down, self.up, self.scale)
 
 
-def add_adapters(dit: nn.Module, rank: int, alpha: float) -> None:
-    """Put an adapter on every linear layer of the transformer's blocks named in TARGETS."""
-    for name, layer in list(dit.named_modules()):
-        if isinstance(layer, nn.Linear) and name.endswith(TARGETS):
-            parametrize.register_parametrization(layer, "weight", Adapter(layer.weight, rank, alpha / rank))
+def add_adapters(dit: nn.Module, rank: int, alpha: float, seed: int) -> None:
+    """Put an adapter on every linear layer of the transformer's blocks named in TARGETS, the same for the same seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for name, layer in list(dit.named_modules()):
+            if isinstance(layer, nn.Linear) and name.endswith(TARGETS):
+                parametrize.register_parametrization(layer, "weight", Adapter(layer.weight, rank, alpha / rank))
 
 
 def is_adapter(key: str) -> bool:

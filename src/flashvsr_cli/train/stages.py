@@ -45,7 +45,7 @@ class Stage(nn.Module):
         self.config = config
         self._perceptual = perceptual
         if config.lora_rank:
-            add_adapters(parts.generator.dit, config.lora_rank, config.lora_alpha)
+            add_adapters(parts.generator.dit, config.lora_rank, config.lora_alpha, config.seed)
 
     def choose_trained(self) -> dict[str, list[nn.Parameter]]:
         """Switch gradients on for the parts that the configuration names; returns them by name."""
@@ -126,10 +126,11 @@ class Stage(nn.Module):
         if not count or count >= latents.shape[2]:
             low_res = batch.low_res[:, :n_frames]
             return decode_clips(self.parts.decoder, latents, low_res), batch.high_res
-        # One latent more in front fills the decoder's memory; its frames are not judged.
-        first = int(random.numpy(batch.i_pack, Purpose.WINDOW).integers(1, latents.shape[2] - count))
-        begin, judged, end = (FRAMES_PER_LATENT * n - 3 for n in (first, first + 1, first + 1 + count))
-        frames = decode_clips(self.parts.decoder, latents[:, :, first : first + 1 + count], batch.low_res[:, begin:end])
+        # Behind the start of the clip, one latent in front fills the decoder's memory; its frames are not judged.
+        judged_latent = int(random.numpy(batch.i_pack, Purpose.WINDOW).integers(0, latents.shape[2] - count + 1))
+        first, last = max(0, judged_latent - 1), judged_latent + count
+        begin, judged, end = (max(0, FRAMES_PER_LATENT * n - 3) for n in (first, judged_latent, last))
+        frames = decode_clips(self.parts.decoder, latents[:, :, first:last], batch.low_res[:, begin:end])
         return frames[:, judged - begin :], batch.high_res[:, judged:end]
 
 
@@ -191,7 +192,7 @@ class OneStepStage(Stage):
             self.real = real if real is not None else copy.deepcopy(parts.generator)
             self.fake = copy.deepcopy(self.real)
             if config.lora_rank:
-                add_adapters(self.fake.dit, config.lora_rank, config.lora_alpha)
+                add_adapters(self.fake.dit, config.lora_rank, config.lora_alpha, config.seed)
 
     def trainable_modules(self) -> dict[str, nn.Module]:
         """See `Stage`; the fake score model is always trained."""
