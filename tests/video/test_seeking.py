@@ -89,6 +89,7 @@ def compare(monkeypatch):
         ("open.mkv", {"options": OPEN_GOP}),
         ("open.ts", {"options": OPEN_GOP}),
         ("late.ts", {"options": OPEN_GOP, "pts": tuple(range(100, 630))}),
+        ("wraps.ts", {"options": B_FRAMES, "n_audio": 1, "container_options": (("output_ts_offset", "95440"),)}),
         ("hevc.mp4", {"codec": "libx265", "options": X265}),
         ("hevc.mkv", {"codec": "libx265", "options": X265}),
         ("mpeg2.mpg", {"codec": "mpeg2video", "options": (("g", "15"), ("bf", "2"), ("b", "400k"))}),

@@ -14,7 +14,7 @@ from flashvsr_cli.video import truncation
 from flashvsr_cli.video.alpha import read_alpha
 from flashvsr_cli.video.cut import Cut, count_within, is_cut, nothing_left
 from flashvsr_cli.video.deinterlacer import Deinterlacer, note_interlacing
-from flashvsr_cli.video.discontinuity import Discontinuities, may_jump
+from flashvsr_cli.video.discontinuity import Discontinuities
 from flashvsr_cli.video.faults import reason
 from flashvsr_cli.video.frame import Frame
 from flashvsr_cli.video.hdr import read_hdr
@@ -70,7 +70,7 @@ class ContainerSource(SourceBase):
             self.tracks = CopiedTracks(pick_tracks(name, self._container, self._stream, self.notices))
             self._decoder = pick_decoder(self._stream)
             self._decode_times = DecodeTimes() if self._container.format.name in DECODE_ORDER_CONTAINERS else None
-            self._jumps = Discontinuities() if may_jump(self._container) else None
+            self._jumps = Discontinuities.of(self._container)
             self._lost = LostPictures()
             self._n_packets, self._n_promised = 0, 0
             self._last_pts = -(2**63)

@@ -3,6 +3,9 @@
 Only containers that allow it (MPEG-TS, MPEG-PS, Ogg) are treated so, and only jumps back or over more than ten seconds;
 gaps that are shorter stay what they are.
 
+MPEG's clock begins anew every 26.5 hours. FFmpeg gives what lies within a minute before that negative times, which MP4
+would not show: such a file begins at 0.
+
 Source: FFmpeg 8.1, fftools/ffmpeg_demux.c, `ts_discontinuity_detect`, with its defaults; there, all tracks change their
 offset at once, so that those which jump a little later are moved twice.
 """
@@ -18,11 +21,13 @@ LARGEST_STEP_BACK_S = Fraction(1, 10)
 LARGEST_LAG_S = 1
 """So far apart may tracks end before a jump, or begin behind it."""
 TIMED_KINDS = ("video", "audio")
+FORMATS_THAT_WRAP = ("mpegts", "mpeg")
 
 
-def may_jump(container: av.container.InputContainer) -> bool:
-    """Whether the container's format allows its clock to be set anew."""
-    return bool(container.format.flags & cast(int, Flags.ts_discont.value))
+def first_offset(container: av.container.InputContainer) -> Fraction:
+    """Seconds to be added to all times so that none is below 0 because the clock begins anew soon."""
+    wraps = container.format.name in FORMATS_THAT_WRAP
+    return Fraction(max(0, -(container.start_time or 0)) if wraps else 0, av.time_base)
 
 
 class _Track:
@@ -44,13 +49,23 @@ class Discontinuities:
 
     The track that comes first behind a jump says how far; the others follow when they jump, so that sync holds, and
     what is left of them from before the jump stays where it belongs.
+
+    Args:
+        offset: seconds added to all times from the beginning.
     """
 
-    def __init__(self) -> None:
-        self._offset = Fraction(0)
+    def __init__(self, offset: Fraction = Fraction(0)) -> None:
+        self._offset = offset
         self._tracks: dict[int, _Track] = {}
         self._last: Fraction | None = None
         self.n_jumps = 0
+
+    @classmethod
+    def of(cls, container: av.container.InputContainer) -> "Discontinuities | None":
+        """For a container that is open; None if its format does not allow its clock to be set anew."""
+        if not container.format.flags & cast(int, Flags.ts_discont.value):
+            return None
+        return cls(first_offset(container))
 
     def mend(self, packet: av.Packet) -> None:
         """Gives a packet its place."""

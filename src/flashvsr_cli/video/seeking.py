@@ -10,7 +10,7 @@ a subtitle that is on show at the start may lie anywhere before.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -19,7 +19,7 @@ import av
 from av.error import FFmpegError
 
 from flashvsr_cli.options import InputOptions
-from flashvsr_cli.video.discontinuity import LARGEST_GAP_S
+from flashvsr_cli.video.discontinuity import LARGEST_GAP_S, first_offset
 from flashvsr_cli.video.opening import open_container, pick_decoder
 from flashvsr_cli.video.truncation import is_indexed
 
@@ -58,14 +58,17 @@ def find_entry(name: str, path: Path, options: InputOptions, index: int, start: 
         path: the file.
         options: as for opening it.
         index: of the video stream.
-        start: first tick of the stretch.
+        start: first tick of the stretch, as the reader counts.
 
     Returns:
         None if the clip has to be decoded from its front.
     """
     with open_container(name, path, options) as container:
         stream = container.streams.video[[s.index for s in container.streams.video].index(index)]
-        goal = start - round(INTERLEAVING_S / Fraction(stream.time_base or 1))
+        base = Fraction(stream.time_base or 1)
+        shift = round(first_offset(container) / base)
+        start -= shift
+        goal = start - round(INTERLEAVING_S / base)
         has_index = any(kind in container.format.name.split(",") for kind in INDEXED_FORMATS)
         try:
             entry = (_look_up if has_index else _scan)(container, stream, goal, start)
@@ -73,7 +76,7 @@ def find_entry(name: str, path: Path, options: InputOptions, index: int, start: 
             return None  # A damaged beginning, or no index: the reader says what it finds.
         if entry is not None and "matroska" in container.format.name and container.streams.subtitles:
             return Entry(entry.pts, entry.dts, None)
-        return entry
+        return None if entry is None else replace(entry, pts=entry.pts + shift)
 
 
 def _look_up(container: av.container.InputContainer, stream: av.VideoStream, goal: int, start: int) -> Entry | None:
