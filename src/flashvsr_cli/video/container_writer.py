@@ -13,6 +13,7 @@ from flashvsr_cli.video.alpha import AlphaEnlarger
 from flashvsr_cli.video.encoding import Encoding
 from flashvsr_cli.video.faults import output_faults, reason
 from flashvsr_cli.video.frame import Frame
+from flashvsr_cli.video.mp4 import hide_empty_videos
 from flashvsr_cli.video.pixel_format import describe_pixel_format
 from flashvsr_cli.video.pixels import FromRgb, resolve_color
 from flashvsr_cli.video.sink import SinkBase
@@ -20,8 +21,9 @@ from flashvsr_cli.video.siting import Siting, is_subsampled
 from flashvsr_cli.video.source import Source
 from flashvsr_cli.video.steady import SteadyTimes
 from flashvsr_cli.video.storage import output_color
-from flashvsr_cli.video.targets import ByteTarget
+from flashvsr_cli.video.targets import ByteTarget, PartFile
 from flashvsr_cli.video.track_writer import TrackChoices, TrackWriter
+from flashvsr_cli.video.tracks import is_cover
 
 MUX_BUFFER_BYTES = 2**18
 MOV_FORMATS = ("mp4", "mov", "ipod")
@@ -36,6 +38,8 @@ MUXERS_WITHOUT_CHAPTERS = ("mpegts", "avi", "flv")
 MUXERS_WITHOUT_TITLE = ("mpegts",)
 # PyAV cannot give a container the pixel aspect; these write it into their own stream.
 CODECS_WITH_ASPECT = ("libx264", "libx264rgb", "libx265", "h264_nvenc", "hevc_nvenc", "mpeg4", "mpeg2video")
+# Apple's players show HEVC in MP4 and MOV only under this name, which says that its headers are where they belong.
+MOV_TAGS = {"hevc": "hvc1"}
 CARD_SUFFIXES = ("_nvenc", "_qsv", "_amf", "_vaapi", "_videotoolbox", "_v4l2m2m", "_vulkan")
 # Written by the muxer itself, or true of the input file only.
 CONTAINER_ONLY_METADATA = ("major_brand", "minor_version", "compatible_brands", "encoder", "duration")
@@ -101,6 +105,7 @@ class ContainerSink(SinkBase):
                 self._stream = self._add_video(source, size)
                 title = f"{name} ({muxer})"
                 self._tracks = TrackWriter(self._container, source.tracks, title, choices, self.notices)
+                self._has_cover = muxer in MOV_FORMATS and any(is_cover(s) for s in source.tracks.streams)
                 self._copy_metadata(source)
                 self._write_header(size)
         except BaseException:
@@ -135,6 +140,8 @@ class ContainerSink(SinkBase):
             if self._grid and self._grid.n_moved:
                 self.notices.append(f"{self._name} has one frame rate: {self._grid.n_moved} frames come later.")
             self._container.close()
+            if self._has_cover and isinstance(self._target, PartFile):
+                hide_empty_videos(self._target.path)
             self._target.commit()
 
     def abort(self) -> None:
@@ -178,6 +185,9 @@ class ContainerSink(SinkBase):
         stream.pix_fmt = self._encoding.pix_fmt
         stream.time_base = context.time_base = self._time_base
         stream.thread_type = "AUTO"
+        tag = MOV_TAGS.get(context.codec.canonical_name)
+        if tag and self._container.format.name in MOV_FORMATS:
+            context.codec_tag = tag
         if info.sample_aspect_ratio:
             context.sample_aspect_ratio = info.sample_aspect_ratio
         context.color_range, context.colorspace = self.color.range, self.color.matrix
