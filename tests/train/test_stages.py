@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 
 from flashvsr_cli import Upscaler
 from flashvsr_cli.dataset.pool import ClipPool
-from flashvsr_cli.errors import UsageError
+from flashvsr_cli.errors import UsageError, WeightsError
+from flashvsr_cli.model.loading import iter_tensors
 from flashvsr_cli.train.config import (
     DataConfig,
     DegradationConfig,
@@ -22,14 +24,17 @@ from flashvsr_cli.train.config import (
     StageConfig,
     StageName,
     ValidationConfig,
+    read_stage_config,
 )
 from flashvsr_cli.train.loop import STATE_FILE, train
 from flashvsr_cli.train.losses import gradient_distance
-from flashvsr_cli.train.parts import MODEL_FILE, build_random
+from flashvsr_cli.train.parts import BASE_FILE, MODEL_FILE, build_random, load_parts
 from flashvsr_cli.train.random import StepRandom
 from flashvsr_cli.train.stages import make_stage
 
 CPU = torch.device("cpu")
+GOLDEN = Path(__file__).parents[1] / "golden" / "mini"
+CONFIGS = Path(__file__).parents[2] / "configs" / "full"
 DATA = DataConfig(procedural=1.0, size=128, pool_clips=2, workers=1)
 SPARSITY = SparsityConfig(sparse_ratio=0.02, local_range=3, color_fix="none")
 TRAINED = {
@@ -178,3 +183,61 @@ def test_a_run_that_diverges_stops_and_says_so(tmp_path: Path, toy_model: ModelC
     with pytest.raises(UsageError, match="diverged"):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run" / MODEL_FILE).exists()
+
+
+@pytest.fixture
+def wan_base(tmp_path: Path) -> Path:
+    """A folder as Wan2.1-T2V-1.3B's, of the golden checkpoint's sizes: no projection, no tiny decoder."""
+    folder = tmp_path / "wan2.1-1.3b"
+    folder.mkdir()
+    shutil.copy(GOLDEN / "diffusion_pytorch_model_streaming_dmd.safetensors", folder / BASE_FILE)
+    for name in ("Wan2.1_VAE.pth", "posi_prompt.pth"):
+        shutil.copy(GOLDEN / name, folder)
+    return folder
+
+
+@pytest.mark.usefixtures("wan_base")
+def test_the_full_size_configurations_are_one_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the released base to a model that upscales, with nothing changed but sizes and lengths."""
+    monkeypatch.chdir(tmp_path)
+    changes = [
+        "n_steps=1", "batch=1", "lora_rank=2", "model.projection=[4, 8]", "model.decoder=[16, 8, 8, 4]",
+        "data.shards=[]", "data.procedural=1.0", "data.size=128", "data.width=0", "data.n_chunks=1",
+        "data.workers=1", "validation.every=-1", "run.device=cpu", "run.dtype=float32", "run.log_every=1",
+    ]  # fmt: skip
+    wide = tuple("data.width=256" if change == "data.width=0" else change for change in changes)
+    for stage in ("0-decoder", "1-teacher", "2-causal", "3-onestep"):
+        own = [
+            change for change in (wide if stage == "1-teacher" else changes) if "lora" not in change or stage[0] != "0"
+        ]
+        if stage[0] in "23":
+            own += ["sparsity.path=masked", "sparsity.sparse_ratio=0.02", "sparsity.local_range=3"]
+        train(read_stage_config(CONFIGS / f"{stage}.toml", tuple(own)), Path("runs") / stage.split("-")[1])
+    before, after = (dict(iter_tensors(Path("runs") / name / MODEL_FILE)) for name in ("decoder", "onestep"))
+    assert all(torch.equal(before[key], after[key]) for key in before if key.startswith("tiny_decoder."))
+    assert not torch.equal(
+        before["lq_projection.linear_layers.0.weight"], after["lq_projection.linear_layers.0.weight"]
+    )
+
+    upscaler = Upscaler.load(str(Path("runs") / "onestep" / MODEL_FILE), device="cpu")
+    frames = np.random.default_rng(0).integers(0, 256, (2, 20, 24, 3), dtype=np.uint8)
+    assert [image.shape for image in upscaler.upscale(iter(frames))] == [(80, 96, 3)] * 2
+
+
+def test_a_base_without_a_prompt_is_refused(wan_base: Path, toy_model: ModelConfig) -> None:
+    (wan_base / "posi_prompt.pth").unlink()
+    with pytest.raises(WeightsError, match="holds no prompt"):
+        load_parts(str(wan_base), SPARSITY.settings(), toy_model, seed=0)
+
+
+def test_without_a_pool_every_step_makes_clips_of_its_own() -> None:
+    """And a process those of its packs alone."""
+    config = dataclasses.replace(DATA, pool_clips=0, size=128, width=256)
+    batch = ClipPool(config, 0, CPU).batch(StepRandom(0, 5), 1, 2)
+    assert batch.high_res.shape == (2, 21, 3, 128, 256)
+    assert batch.low_res.shape == (2, 25, 3, 128, 256)
+    again = ClipPool(config, 0, CPU).batch(StepRandom(0, 5), 1, 2)
+    assert torch.equal(again.high_res, batch.high_res)
+    assert torch.equal(again.low_res, batch.low_res)
+    other = ClipPool(config, 0, CPU).batch(StepRandom(0, 5), 0, 2)
+    assert not torch.equal(other.high_res, batch.high_res)

@@ -3,6 +3,7 @@
 What a pool holds follows from the seed and its number alone, so every process and every resumed run has the same.
 """
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -48,7 +49,7 @@ class ClipPool:
         self._device = device
         self._sources, self._shares = self._open_sources()
         self._number = -1
-        self._clips: Clips
+        self._clips: Clips | None = None
         self._stills: Clips | None = None
 
     def _open_sources(self) -> tuple[list[Source], list[float]]:
@@ -57,7 +58,7 @@ class ClipPool:
         if config.procedural > 0:
             rng = generator_of(self._seed, _PICTURES)
             count = min(PROCEDURAL_PICTURES, max(2, config.pool_clips // 4))
-            sources.append((draw_pictures(rng, count, max(512, 2 * config.size), device), config.procedural))
+            sources.append((draw_pictures(rng, count, max(512, 2 * max(config.sides)), device), config.procedural))
         videos = read_index(config.shards, "video")
         photos = [path for path, _ in read_index(config.shards, "photo")]
         photos += list_photos(config.photos, without=config.hold_out)
@@ -72,30 +73,34 @@ class ClipPool:
 
     def prepare(self, step: int) -> None:
         """Make the pool that a step draws from, unless it is the one at hand."""
-        every = self._config.pool_steps
+        every, n_clips = self._config.pool_steps, self._config.pool_clips
         number = step // every if every else 0
-        if number == self._number:
+        if number == self._number or not n_clips:
             return
-        reads = FIRST_CHUNK_READS + NEXT_CHUNK_READS * (self._config.n_chunks - 1)
-        self._clips = self._make(number, _CLIPS, self._config.pool_clips, reads)
+        self._clips = self._make(number, _CLIPS, range(n_clips))
         if self._config.image_share > 0:
-            count = max(1, round(self._config.pool_clips * self._config.image_share))
-            self._stills = self._make(number, _STILLS, count, STILL_READS)
+            self._stills = self._make(number, _STILLS, range(self._count_stills(n_clips)))
         self._number = number
 
-    def _make(self, number: int, kind: int, count: int, reads: int) -> Clips:
-        side = self._config.size
-        high = torch.empty((count, reads - LOOKAHEAD, 3, side, side), dtype=torch.uint8, device=self._device)
-        low_side = side // self._config.scale
-        low = torch.empty((count, reads, 3, low_side, low_side), dtype=torch.uint8, device=self._device)
+    def _count_stills(self, n_clips: int) -> int:
+        return max(1, round(n_clips * self._config.image_share))
+
+    def _make(self, number: int, kind: int, places: Sequence[int]) -> Clips:
+        """Clips that follow from the seed, the pool's number, and their place in it."""
+        reads = STILL_READS if kind == _STILLS else FIRST_CHUNK_READS + NEXT_CHUNK_READS * (self._config.n_chunks - 1)
+        height, width = self._config.sides
+        low_size = height // self._config.scale, width // self._config.scale
+        count, device = len(places), self._device
+        high = torch.empty((count, reads - LOOKAHEAD, 3, height, width), dtype=torch.uint8, device=device)
+        low = torch.empty((count, reads, 3, *low_size), dtype=torch.uint8, device=device)
         with ThreadPoolExecutor(self._config.workers) as executor:
             jobs = []
-            for i_clip in range(count):
-                rng = generator_of(self._seed, number, i_clip, kind, Purpose.DATA)
+            for i_clip, place in enumerate(places):
+                rng = generator_of(self._seed, number, place, kind, Purpose.DATA)
                 source = self._sources[
                     int(rng.choice(len(self._sources), p=np.array(self._shares) / sum(self._shares)))
                 ]
-                clip = source.clip(rng, 1 if kind == _STILLS else reads, (side, side))
+                clip = source.clip(rng, 1 if kind == _STILLS else reads, (height, width))
                 clip = clip.expand(reads, -1, -1, -1)
                 high[i_clip] = clip[: reads - LOOKAHEAD].round().to(torch.uint8)
                 degraded = degrade_clip(clip, rng, self._config.degradation, self._config.scale)
@@ -111,19 +116,23 @@ class ClipPool:
         self.prepare(random.step)
         indices = list(range(i_pack * pack, (i_pack + 1) * pack))
         images = None
-        if self._stills is not None:
-            count = max(1, round(pack * self._config.image_share))
+        if self._config.image_share > 0:
+            count = self._count_stills(pack)
             # Numbers past those of the clips, so that no two share their noise.
             first = 10_000 + i_pack * count
-            images = self._take(self._stills, random, list(range(first, first + count)), i_pack)
-        batch = self._take(self._clips, random, indices, i_pack)
+            images = self._take(_STILLS, self._stills, random, list(range(first, first + count)), i_pack)
+        batch = self._take(_CLIPS, self._clips, random, indices, i_pack)
         return Batch(batch.high_res, batch.low_res, indices, i_pack, images)
 
-    def _take(self, clips: Clips, random: StepRandom, indices: list[int], i_pack: int) -> Batch:
+    def _take(self, kind: int, pool: Clips | None, random: StepRandom, indices: list[int], i_pack: int) -> Batch:
+        clips = self._make(random.step, kind, indices) if pool is None else pool
+        n_turns = 8 if clips.high.shape[-1] == clips.high.shape[-2] else 4
         highs, lows = [], []
-        for index in indices:
+        for place, index in enumerate(indices):
             rng = random.numpy(index, Purpose.DATA)
-            i_clip, turn = int(rng.integers(len(clips.high))), int(rng.integers(8))
+            i_clip, turn = int(rng.integers(len(clips.high))), int(rng.integers(n_turns))
+            if pool is None:
+                i_clip = place
             frames = slice(None)
             if self._config.stills:
                 i_frame = int(rng.integers(clips.high.shape[1]))
@@ -132,13 +141,13 @@ class ClipPool:
             lows.append(_turn(clips.low[i_clip, frames], turn))
         low = torch.stack(lows)
         # The same enlargement as inference's, all frames at once.
-        enlarged = resize_clip(low.flatten(0, 1).float(), (self._config.size, self._config.size))
+        enlarged = resize_clip(low.flatten(0, 1).float(), self._config.sides)
         low_res = enlarged.unflatten(0, low.shape[:2]) / 127.5 - 1
         return Batch(torch.stack(highs).float() / 127.5 - 1, low_res, indices, i_pack)
 
 
 def _turn(clip: Tensor, turn: int) -> Tensor:
-    """One of the eight symmetries of the square."""
+    """One of the eight symmetries of the square; the first four are those of a rectangle."""
     if turn & 1:
         clip = clip.flip(-1)
     if turn & 2:

@@ -103,12 +103,14 @@ class DataConfig:
         shards: folders written by `flashvsr dataset`.
         hold_out: parts of file names that are never used in training.
         procedural: share of clips from the procedural source; the rest comes from photos and shards.
-        image_share: share of still pictures among the clips (teacher stage).
+        image_share: still pictures for every clip (teacher stage); 0.25 is one for four.
         stills: single frames of the clips instead, from which the decoder stage learns everything but its first stage.
-        size: side of the square high-resolution crops; a multiple of 128.
+        size: height of the high-resolution crops; a multiple of 128.
+        width: their width; 0 makes them square.
         n_chunks: chunks of the streaming schedule in a clip: 8 * (n_chunks + 2) + 1 frames in.
         scale: enlargement.
-        pool_clips: clips kept ready in memory; made anew every `pool_steps` steps (0: never).
+        pool_clips: clips kept ready in memory; made anew every `pool_steps` steps (0: never). With 0 clips every step
+            makes its own, each process those of its share.
         workers: threads that run video encoders.
     """
 
@@ -119,12 +121,18 @@ class DataConfig:
     image_share: float = 0.0
     stills: bool = False
     size: int = 256
+    width: int = 0
     n_chunks: int = 1
     scale: int = 4
     pool_clips: int = 64
     pool_steps: int = 0
     workers: int = 2
     degradation: DegradationConfig = field(default_factory=DegradationConfig)
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """(height, width) of the crops."""
+        return self.size, self.width or self.size
 
 
 @dataclass(frozen=True)
@@ -159,6 +167,7 @@ class LossConfig:
         flicker: of the change of the error along the motion, from frame to frame (a small model's addition).
         wan_pixel, wan_perceptual: distance to the full VAE decoder's output (decoder stage at full size).
         pixel_kind: "l2" as in the paper, or "charbonnier".
+        pixel_decoder: what turns latents into pixels in the one-step stage: the "tiny" decoder, or the "full" one.
         decoded_latents: latents decoded per clip for pixel losses; 0 decodes all.
         latent_noise: largest deviation of noise added to latents in the decoder stage.
         latent_drop: share of clips whose latents are noise alone in the decoder stage.
@@ -174,6 +183,7 @@ class LossConfig:
     wan_pixel: float = 0.0
     wan_perceptual: float = 0.0
     pixel_kind: Literal["l2", "charbonnier"] = "l2"
+    pixel_decoder: Literal["tiny", "full"] = "tiny"
     decoded_latents: int = 0
     latent_noise: float = 0.0
     latent_drop: float = 0.0
@@ -231,8 +241,10 @@ class StageConfig:
         n_steps: optimizer steps.
         batch: clips per step, over all processes.
         pack: clips computed together, at one time of the flow; `batch` is a multiple of it.
-        start_from: training state, single file, or folder in the released layout that weights come from.
-        teacher: the same for the real score model of `onestep`; default: `start_from`'s own stage-1 model.
+        start_from: where weights come from: a run's folder, a single file, a folder in the released layout, or the
+            folder of Wan2.1-T2V-1.3B with a prompt, to which a projection and a tiny decoder are added.
+        decoder_from: the same for the tiny decoder, if it is not `start_from`'s.
+        teacher: the same for the real score model of `onestep`; default: a copy of what `start_from` holds.
         train: parts that are trained.
         lora_rank: rank of the transformer's adapters; 0 trains its weights themselves.
         lora_alpha: the adapters are scaled by alpha / rank.
@@ -244,6 +256,7 @@ class StageConfig:
     pack: int = 1
     seed: int = 0
     start_from: str | None = None
+    decoder_from: str | None = None
     teacher: str | None = None
     train: tuple[str, ...] = ("dit", "projection")
     lora_rank: int = 0
@@ -263,8 +276,9 @@ class StageConfig:
             )
         if self.data.stills and self.stage != "decoder":
             raise UsageError(f"The {self.stage} stage does not learn from stills.", "Leave data.stills out.")
-        if self.data.size % 128:
-            raise UsageError(f"data.size {self.data.size} is no multiple of 128.", "Use e.g. 256.")
+        for side in self.data.sides:
+            if side % 128:
+                raise UsageError(f"data.size or data.width {side} is no multiple of 128.", "Use e.g. 256.")
 
 
 def read_stage_config(path: Path, overrides: tuple[str, ...] = ()) -> StageConfig:

@@ -31,6 +31,7 @@ from flashvsr_cli.train.parts import (
     load_parts,
     network_of,
     role_states,
+    take_decoder,
 )
 from flashvsr_cli.train.random import StepRandom
 from flashvsr_cli.train.stages import Stage, make_stage
@@ -131,7 +132,8 @@ class Trainer:
         """The first clips, ahead of the time limit's clock."""
         started = time.monotonic()
         self._data.prepare(self.step)
-        self.log.say(f"Made {self.config.data.pool_clips} clips in {time.monotonic() - started:.0f} s.")
+        if self.config.data.pool_clips:
+            self.log.say(f"Made {self.config.data.pool_clips} clips in {time.monotonic() - started:.0f} s.")
 
     def train_step(self) -> dict[str, Tensor]:
         """One step of the optimizer; returns the losses' means over the step's clips."""
@@ -299,7 +301,10 @@ def _start_parts(config: StageConfig) -> Parts:
     settings = config.sparsity.settings()
     if config.start_from is None:
         return build_random(config.model, settings, config.seed)
-    return load_parts(config.start_from, settings, config.model, config.seed)
+    parts = load_parts(config.start_from, settings, config.model, config.seed)
+    if config.decoder_from is not None:
+        take_decoder(parts, config.decoder_from)
+    return parts
 
 
 def _teacher(config: StageConfig) -> ScoreModel | None:

@@ -1,6 +1,7 @@
 """The trainable model: its parts, where they start from, and how they become a checkpoint that upscales."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,6 +34,9 @@ TRAINED_VERSION: Version = "v1.1"
 MODEL_FILE = "model.safetensors"
 ENCODER_FILE = "encoder.safetensors"
 """What a finished stage leaves in its folder for the next one."""
+
+BASE_FILE = "diffusion_pytorch_model.safetensors"
+"""The transformer as Wan2.1-T2V-1.3B has it, before there are a projection and a tiny decoder for it."""
 
 COLORS = 3
 DETAIL_GAIN = 4.0
@@ -117,25 +121,30 @@ def build_random(config: ModelConfig, settings: Settings, seed: int) -> Parts:
         for name, weight in dit.named_parameters():
             if name.endswith("modulation"):
                 nn.init.normal_(weight, std=config.dim**-0.5)
-        projection = LowResProjection(
-            LowResProjectionConfig(3 * BLOCK**2, *config.projection, config.dim, 1), TRAINED_VERSION
-        )
-        residual = config.decoder_output == RESIDUAL
-        decoder = TinyDecoder(
-            TinyDecoderConfig(
-                CONDITION_CHANNELS + config.latent_channels,
-                config.decoder,
-                residual,
-                config.decoder_grow,
-                config.decoder_blocks,
-                config.decoder_detail,
-            )
-        )
-        _initialise_decoder(decoder, config)
+        projection, decoder = _random_projection(config, config.dim), _random_decoder(config, config.latent_channels)
         encoder = LatentEncoder(config.encoder, config.latent_channels)
         prompt = torch.randn(1, config.n_text, config.text_dim)
     traits = Traits(config.head_dim, config.decoder_output, settings)
     return Parts(ScoreModel(dit, projection), decoder, encoder, prompt, traits)
+
+
+def _random_projection(config: ModelConfig, dim: int) -> LowResProjection:
+    return LowResProjection(LowResProjectionConfig(3 * BLOCK**2, *config.projection, dim, 1), TRAINED_VERSION)
+
+
+def _random_decoder(config: ModelConfig, latent_channels: int) -> TinyDecoder:
+    residual = config.decoder_output == RESIDUAL
+    sizes = TinyDecoderConfig(
+        CONDITION_CHANNELS + latent_channels,
+        config.decoder,
+        residual,
+        config.decoder_grow,
+        config.decoder_blocks,
+        config.decoder_detail,
+    )
+    decoder = TinyDecoder(sizes)
+    _initialise_decoder(decoder, config)
+    return decoder
 
 
 def _initialise_decoder(decoder: TinyDecoder, config: ModelConfig) -> None:
@@ -171,42 +180,25 @@ def _start_with_detail(decoder: TinyDecoder, detail: nn.Conv2d) -> None:
 
 
 def load_parts(source: str, settings: Settings, config: ModelConfig, seed: int) -> Parts:
-    """Parts from a single file or a folder in the released layout; an encoder of its own or the Wan VAE's.
+    """Parts from a single file or a folder in the released layout, or from the folder of Wan2.1-T2V-1.3B.
+
+    The encoder is one of its own, or the Wan VAE's.
 
     Raises:
         WeightsError: a file is missing or damaged.
     """
-    trained = Path(source) / MODEL_FILE
-    checkpoint = resolve_checkpoint(str(trained) if trained.is_file() else source, decoder="tiny")
+    if (Path(source) / BASE_FILE).is_file():
+        return _load_base(Path(source), settings, config, seed)
+    checkpoint = _find_checkpoint(source)
     states = load_state_dicts(checkpoint, ("dit", "lq_projection", "tiny_decoder", "prompt"), dtype=torch.float32)
     traits = Traits.of(checkpoint.metadata)
     dit = DiT(DiTConfig.of(states["dit"], traits.head_dim))
     dit.load_state_dict(states["dit"])
     projection = LowResProjection(LowResProjectionConfig.of(states["lq_projection"]), checkpoint.version)
     projection.load_state_dict(states["lq_projection"])
-    residual = traits.decoder_output == RESIDUAL
-    decoder = TinyDecoder(TinyDecoderConfig.of(states["tiny_decoder"], predicts_residual=residual))
-    decoder.load_state_dict(states["tiny_decoder"])
-    vae_state = None if config.encoder else _vae_state(checkpoint, config.vae)
-    encoder: LatentEncoder | WanEncoder
-    vae = None
-    if config.encoder:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            encoder = LatentEncoder(config.encoder, dit.config.latent_channels)
-        trained = next(iter(checkpoint.files.values())).parent / ENCODER_FILE
-        if trained.is_file():
-            encoder.load_state_dict(dict(iter_tensors(trained)))
-    elif vae_state is None:
-        raise WeightsError(
-            f"{source} has no Wan VAE to make latents with.",
-            "Set model.vae to Wan2.1_VAE.pth, or model.encoder for an encoder of its own.",
-        )
-    else:
-        encoder = WanEncoder.of(vae_state)
-        decoder_state = {key: x for key, x in vae_state.items() if key.startswith(("decoder.", "conv2."))}
-        vae = VAEDecoder(VAEDecoderConfig.of(decoder_state))
-        vae.load_state_dict(decoder_state)
+    decoder = _decoder_of(states["tiny_decoder"], traits)
+    folder = next(iter(checkpoint.files.values())).parent
+    encoder, vae = _load_encoder(folder, config, dit.config.latent_channels, seed)
     return Parts(
         ScoreModel(dit, projection),
         decoder,
@@ -217,11 +209,75 @@ def load_parts(source: str, settings: Settings, config: ModelConfig, seed: int) 
     )
 
 
-def _vae_state(checkpoint: Checkpoint, location: str) -> dict[str, Tensor] | None:
-    """The whole Wan VAE: the given file, or the one beside the checkpoint's."""
-    beside = find_in_folder(next(iter(checkpoint.files.values())).parent, "vae")
-    path = Path(location) if location else beside
-    return None if path is None else {key: x.float() for key, x in iter_tensors(path)}
+def _find_checkpoint(source: str) -> Checkpoint:
+    trained = Path(source) / MODEL_FILE
+    return resolve_checkpoint(str(trained) if trained.is_file() else source, decoder="tiny")
+
+
+def _decoder_of(state: dict[str, Tensor], traits: Traits) -> TinyDecoder:
+    decoder = TinyDecoder(TinyDecoderConfig.of(state, predicts_residual=traits.decoder_output == RESIDUAL))
+    decoder.load_state_dict(state)
+    return decoder
+
+
+def take_decoder(parts: Parts, source: str) -> None:
+    """Put the tiny decoder of another run or checkpoint in the place of these parts' own.
+
+    Raises:
+        WeightsError: a file is missing or damaged.
+    """
+    checkpoint = _find_checkpoint(source)
+    traits = Traits.of(checkpoint.metadata)
+    states = load_state_dicts(checkpoint, ("tiny_decoder",), dtype=torch.float32)
+    parts.decoder = _decoder_of(states["tiny_decoder"], traits)
+    parts.traits = replace(parts.traits, decoder_output=traits.decoder_output)
+
+
+def _load_base(folder: Path, settings: Settings, config: ModelConfig, seed: int) -> Parts:
+    """A transformer that knows no low resolution yet: the projection's tokens are zero at first."""
+    state = {key: x.float() for key, x in iter_tensors(folder / BASE_FILE)}
+    prompt_file = find_in_folder(folder, "prompt")
+    if prompt_file is None:
+        raise WeightsError(
+            f"{folder} holds no prompt.", "Put posi_prompt.pth of FlashVSR there: training keeps to that one prompt."
+        )
+    (prompt,) = (x.float() for _, x in iter_tensors(prompt_file))
+    dit = DiT(DiTConfig.of(state, config.head_dim))
+    dit.load_state_dict(state)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        projection = _random_projection(config, dit.config.dim)
+        for layer in projection.linear_layers:
+            for weight in layer.parameters():
+                nn.init.zeros_(weight)
+        decoder = _random_decoder(config, dit.config.latent_channels)
+    encoder, vae = _load_encoder(folder, config, dit.config.latent_channels, seed)
+    traits = Traits(config.head_dim, config.decoder_output, settings)
+    return Parts(ScoreModel(dit, projection), decoder, encoder, prompt, traits, vae)
+
+
+def _load_encoder(
+    folder: Path, config: ModelConfig, latent_channels: int, seed: int
+) -> tuple[LatentEncoder | WanEncoder, VAEDecoder | None]:
+    """An encoder of its own, trained if the folder has one, or the Wan VAE's, with its decoder."""
+    if config.encoder:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            encoder = LatentEncoder(config.encoder, latent_channels)
+        if (folder / ENCODER_FILE).is_file():
+            encoder.load_state_dict(dict(iter_tensors(folder / ENCODER_FILE)))
+        return encoder, None
+    path = Path(config.vae) if config.vae else find_in_folder(folder, "vae")
+    if path is None:
+        raise WeightsError(
+            f"{folder} has no Wan VAE to make latents with.",
+            "Set model.vae to Wan2.1_VAE.pth, or model.encoder for an encoder of its own.",
+        )
+    state = {key: x.float() for key, x in iter_tensors(path)}
+    decoder_state = {key: x for key, x in state.items() if key.startswith(("decoder.", "conv2."))}
+    vae = VAEDecoder(VAEDecoderConfig.of(decoder_state))
+    vae.load_state_dict(decoder_state)
+    return WanEncoder.of(state), vae
 
 
 def network_of(states: Mapping[Role, Mapping[str, Tensor]], traits: Traits, device: torch.device) -> Network:

@@ -124,14 +124,26 @@ class Stage(nn.Module):
         """Frames of all latents, or of a few neighbours at a random place, and what they should be."""
         n_frames, count = batch.high_res.shape[1], self.config.loss.decoded_latents
         if not count or count >= latents.shape[2]:
-            low_res = batch.low_res[:, :n_frames]
-            return decode_clips(self.parts.decoder, latents, low_res), batch.high_res
+            return self._decode(latents, batch.low_res[:, :n_frames]), batch.high_res
         # Behind the start of the clip, one latent in front fills the decoder's memory; its frames are not judged.
         judged_latent = int(random.numpy(batch.i_pack, Purpose.WINDOW).integers(0, latents.shape[2] - count + 1))
         first, last = max(0, judged_latent - 1), judged_latent + count
         begin, judged, end = (max(0, FRAMES_PER_LATENT * n - 3) for n in (first, judged_latent, last))
-        frames = decode_clips(self.parts.decoder, latents[:, :, first:last], batch.low_res[:, begin:end])
-        return frames[:, judged - begin :], batch.high_res[:, judged:end]
+        frames = self._decode(latents[:, :, first:last], batch.low_res[:, begin:end])
+        return frames[:, judged - end :], batch.high_res[:, judged:end]
+
+    def _decode(self, latents: Tensor, low_res: Tensor) -> Tensor:
+        """Frames by the configured decoder, as `decode_clips` gives them; the full one needs no low-resolution frames.
+
+        The full one takes any first latent for that of a clip, which stands for one frame: within a clip three fewer
+        come out, of the latent in front that is not judged.
+        """
+        if self.config.loss.pixel_decoder == "tiny":
+            return decode_clips(self.parts.decoder, latents, low_res)
+        if self.parts.vae is None:
+            raise UsageError("loss.pixel_decoder is full, but there is no Wan VAE.", "Set model.vae and no encoder.")
+        vae = self.parts.vae
+        return torch.stack([torch.cat(list(vae.decode(clip[None], {}))) for clip in latents])
 
 
 class TeacherStage(Stage):
@@ -284,7 +296,7 @@ class DecoderStage(Stage):
     @torch.no_grad()
     def _decode_fully(self, latents: Tensor) -> Tensor:
         if self.parts.vae is None:
-            raise ValueError("the losses wan_pixel and wan_perceptual need the full decoder")
+            raise UsageError("The losses wan_pixel and wan_perceptual need the Wan VAE.", "Set model.vae, no encoder.")
         return torch.stack([torch.cat(list(self.parts.vae.decode(clip[None], {}))) for clip in latents]).clamp(-1, 1)
 
 
