@@ -27,11 +27,11 @@ from flashvsr_cli.video.targets import journal_of, remove_abandoned, sync_folder
 if TYPE_CHECKING:
     from flashvsr_cli.pipeline import Upscaler
 
-FORMAT = "flashvsr journal 1"
+FORMAT = "flashvsr journal 2"
 # Kind, bytes of content, checksum of content and head.
 _HEAD = struct.Struct("<cII")
 _CHECKED_HEAD = struct.Struct("<cI")
-_PACKET = struct.Struct("<qqqiiB")
+_PACKET = struct.Struct("<qqqiiBI")
 _NUMBER = struct.Struct("<q")
 FACTS, SESSION, FRAME, PACKET, TEMPORARY = b"H", b"S", b"F", b"P", b"T"
 NO_TIME = -(2**63)
@@ -41,7 +41,7 @@ IDENTITY_BYTES = 2**20
 
 @dataclass(frozen=True)
 class KeptPacket:
-    """One encoded picture; times in ticks of `time_base`."""
+    """One encoded picture; times in ticks of `time_base`; `alpha` is its transparency, which VP9 encodes beside it."""
 
     pts: int
     dts: int | None
@@ -49,6 +49,7 @@ class KeptPacket:
     time_base: tuple[int, int]
     is_keyframe: bool
     data: bytes
+    alpha: bytes = b""
 
 
 @dataclass
@@ -120,7 +121,7 @@ class Journal:
             ResumeError: a fact differs.
         """
         kept = self._contents.facts
-        difference = None if kept is None else find_difference(kept, _plain(facts))
+        difference = None if kept is None else find_difference(kept, {"format": FORMAT, **_plain(facts)})
         if difference:
             raise ResumeError(
                 f"The unfinished run cannot be resumed: {difference}.",
@@ -157,14 +158,16 @@ class Journal:
         """The packets that are done, in decoding order."""
         for _, offset, size in self._contents.packets[: self.n_done]:
             content = os.pread(self._fd, size, offset)
-            pts, dts, duration, numerator, denominator, is_keyframe = _PACKET.unpack_from(content)
+            pts, dts, duration, numerator, denominator, is_keyframe, n_alpha = _PACKET.unpack_from(content)
+            end = len(content) - n_alpha
             yield KeptPacket(
                 pts,
                 None if dts == NO_TIME else dts,
                 duration,
                 (numerator, denominator),
                 bool(is_keyframe),
-                content[_PACKET.size :],
+                content[_PACKET.size : end],
+                content[end:],
             )
 
     def add_frame(self, pts: int) -> None:
@@ -174,8 +177,9 @@ class Journal:
     def add_packet(self, packet: KeptPacket) -> None:
         """Keep a packet; it is on the disk two seconds later."""
         dts = NO_TIME if packet.dts is None else packet.dts
-        head = _PACKET.pack(packet.pts, dts, packet.duration, *packet.time_base, packet.is_keyframe)
-        self._append(PACKET, head + packet.data)
+        times = (packet.pts, dts, packet.duration, *packet.time_base)
+        head = _PACKET.pack(*times, packet.is_keyframe, len(packet.alpha))
+        self._append(PACKET, head + packet.data + packet.alpha)
         if time.monotonic() - self._synced > SYNC_EVERY_S:
             self.sync()
 
@@ -229,7 +233,7 @@ def _read(fd: int) -> _Contents:
         elif kind == FRAME:
             contents.frames.append(*_NUMBER.unpack(content))
         elif kind == PACKET:
-            contents.packets.append((_PACKET.unpack_from(content)[0], offset, size))
+            contents.packets.append((_NUMBER.unpack_from(content)[0], offset, size))
 
 
 def identify_source(path: Path) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import av
+from av.packet import PacketSideData, packet_sidedata_type_from_literal
 
 from flashvsr_cli.errors import OutputError, ResumeError, UsageError
 from flashvsr_cli.geometry import Size
@@ -24,6 +25,8 @@ from flashvsr_cli.video.frame import Frame
 from flashvsr_cli.video.source import Source
 from flashvsr_cli.video.targets import PartFile, prepare_target
 from flashvsr_cli.video.track_writer import TrackChoices
+
+ALPHA_SIDE_DATA: Final = "matroska_block_additional"
 
 
 class DecodeOrder:
@@ -173,7 +176,8 @@ class ResumableSink(ContainerSink):
             pts = packet.pts if packet.pts is not None else self._n_next
             duration = self._durations.pop(pts, None) or packet.duration or 0
             base = Fraction(packet.time_base or self._time_base).as_integer_ratio()
-            kept = KeptPacket(pts, self._decoding_time(packet), duration, base, packet.is_keyframe, bytes(packet))
+            dts, content = self._decoding_time(packet), (bytes(packet), _alpha_of(packet))
+            kept = KeptPacket(pts, dts, duration, base, packet.is_keyframe, *content)
             self._settle(self._order.put(kept))
         if self._is_flushed:
             self._settle(self._order.flush())
@@ -188,8 +192,22 @@ class ResumableSink(ContainerSink):
         packet.pts, packet.dts, packet.duration = kept.pts, kept.dts, kept.duration
         packet.time_base = Fraction(*kept.time_base)
         packet.is_keyframe = kept.is_keyframe
+        if kept.alpha:
+            _set_alpha(packet, kept.alpha)
         packet.stream = self._stream
         self._container.mux_one(packet)
+
+
+def _alpha_of(packet: av.Packet) -> bytes:
+    """The transparency that an encoder puts beside a picture; nothing if it puts none."""
+    return bytes(packet.get_sidedata(ALPHA_SIDE_DATA)) if packet.has_sidedata(ALPHA_SIDE_DATA) else b""
+
+
+def _set_alpha(packet: av.Packet, alpha: bytes) -> None:
+    make: Any = PacketSideData  # PyAV's type stubs know no constructor; `test_transparency_is_kept` holds it.
+    side_data = make(packet_sidedata_type_from_literal(ALPHA_SIDE_DATA), len(alpha))
+    side_data.update(alpha)
+    packet.set_sidedata(side_data)
 
 
 def open_resumable_sink(location: str, source: Source, size: Size, options: EncodeOptions) -> ResumableSink:

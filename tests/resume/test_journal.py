@@ -2,10 +2,12 @@
 
 import os
 import random
+import struct
 from pathlib import Path
 
 import pytest
 
+from flashvsr_cli import resume
 from flashvsr_cli.errors import ResumeError
 from flashvsr_cli.resume import Journal, KeptPacket, find_difference, identify_source
 
@@ -15,7 +17,7 @@ DECODING_ORDER = (0, 4, 2, 1, 3, 8, 6, 5, 7, 9)
 
 
 def packet(pts: int) -> KeptPacket:
-    return KeptPacket(pts, pts - 2, 1, (1, 25), pts == 0, bytes([pts]) * (pts + 1))
+    return KeptPacket(pts, pts - 2, 1, (1, 25), pts == 0, bytes([pts]) * (pts + 1), b"alpha"[: pts % 6])
 
 
 def fill(journal: Journal, times: tuple[int, ...] = DECODING_ORDER, n_frames: int = 10) -> None:
@@ -102,6 +104,19 @@ def test_another_run_is_refused_with_the_reason(tmp_path: Path) -> None:
     assert str(journal.path) in caught.value.next_step
     other.close()
     assert journal.path.read_bytes() == before
+
+
+def test_a_journal_of_another_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "FORMAT", "flashvsr journal 1")
+        patch.setattr(resume, "_PACKET", struct.Struct("<qqqiiB"))
+        journal = Journal(tmp_path / "out.mp4")
+        journal.begin(FACTS, tmp_path / "x")
+        journal.add_frame(0)
+        journal._append(resume.PACKET, resume._PACKET.pack(0, 0, 1, 1, 25, 1) + b"old")
+        journal.close()
+    with pytest.raises(ResumeError, match="format was flashvsr journal 1 and is flashvsr journal 2"):
+        open_begun(tmp_path / "out.mp4")
 
 
 def test_two_processes_cannot_write_one_output(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
@@ -163,3 +164,34 @@ def test_another_encoder_setting_is_refused(make_clip: Callable[..., Path], tmp_
     write(source, target, options, 10).abort()
     with pytest.raises(ResumeError, match="encoding options crf was 8 and is 20"):
         write(source, target, EncodeOptions(codec="libx264", preset="veryfast", crf=20, pix_fmt="yuv444p"), None)
+
+
+def write_ramp(path: Path, n_frames: int) -> np.ndarray:
+    """A clip that is more opaque to the right, and less from frame to frame: (frames, height, width)."""
+    alphas = np.stack([np.tile(np.arange(32) * 7 - 2 * i + 30, (32, 1)) for i in range(n_frames)]).astype(np.uint8)
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("ffv1", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 32, 32, "yuva420p"
+        for i, alpha in enumerate(alphas):
+            image = np.dstack([np.full((32, 32, 3), 120, np.uint8), alpha])
+            picture = av.VideoFrame.from_ndarray(image, "rgba").reformat(format="yuva420p")
+            picture.pts = i
+            out.mux(stream.encode(picture))
+        out.mux(stream.encode(None))
+    return alphas
+
+
+@pytest.mark.parametrize("name", ["out.webm", "out.mkv"])
+@pytest.mark.parametrize("stops", [(), (9,)], ids=str)
+def test_transparency_is_kept(tmp_path: Path, name: str, stops: tuple[int, ...]) -> None:
+    """VP9 encodes it as a second picture beside the first."""
+    alphas = write_ramp(tmp_path / "in.mkv", 20)
+    options = EncodeOptions(codec="libvpx-vp9", crf=4)
+    for stop in stops:
+        write(tmp_path / "in.mkv", tmp_path / name, options, stop).abort()
+    last = write(tmp_path / "in.mkv", tmp_path / name, options, None)
+    assert last.n_done == sum(stops)
+    with open_source(str(tmp_path / name)) as source:
+        kept = [frame.alpha for frame in source]
+    assert all(alpha is not None for alpha in kept)
+    assert np.abs(np.stack(kept).astype(int) - alphas).max() <= 8
