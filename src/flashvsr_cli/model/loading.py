@@ -255,7 +255,7 @@ def _place(stored: Tensor, path: Path, key: str, dtype: torch.dtype | None, devi
         return placed
     if not _is_finite(stored):
         raise damaged(path, f"{key} has values that are not finite (NaN or infinity)")
-    raise WeightsError(f"{key} of {path} does not fit into {dtype}.", "Use --dtype bfloat16 or float32.")
+    raise WeightsError(f"{key} of {path} does not fit into {dtype}.", "Use --precision bf16 or fp32.")
 
 
 def _is_finite(tensor: Tensor) -> bool:
