@@ -53,7 +53,9 @@ class DeviceMemoryError(DeviceError):
 
 
 class InterruptError(BaseException):
-    """The user or the system asked the process to stop (exit code 130 for SIGINT, 143 for SIGTERM).
+    """The user or the system asked the process to stop.
+
+    The exit code is 130 for SIGINT, 143 for SIGTERM, and 129 for SIGHUP.
 
     No `Exception`, as `KeyboardInterrupt` is none: nobody's `except Exception` may swallow it.
     """

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM become `InterruptError`, but never in the middle of what must be done whole."""
+"""SIGINT, SIGTERM and SIGHUP become `InterruptError`, but never in the middle of what must be done whole."""
 
 import signal
 import threading
@@ -9,6 +9,9 @@ from types import FrameType
 from flashvsr_cli.errors import InterruptError
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 class _Interrupts:
     """Python runs signal handlers on the main thread alone, so nothing here needs a lock."""
 
@@ -17,8 +20,11 @@ class _Interrupts:
         self.pending: int | None = None
 
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
-        # A second signal while things are being cleaned up ends the process at once.
-        signal.signal(number, signal.SIG_DFL)
+        for known in SIGNALS:
+            if signal.getsignal(known) == self.on_signal:
+                # A second signal while things are being cleaned up ends the process at once. Not so SIGHUP: of a
+                # terminal that is closed it may come twice, from the system and from the shell.
+                signal.signal(known, signal.SIG_IGN if known == signal.SIGHUP else signal.SIG_DFL)
         if self.is_held_back:
             self.pending = number
         else:
@@ -29,9 +35,14 @@ _interrupts = _Interrupts()
 
 
 def raise_on_signals() -> None:
-    """From now on the first SIGINT or SIGTERM raises `InterruptError` on the main thread."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupts.on_signal)
+    """From now on the first SIGINT, SIGTERM or SIGHUP raises `InterruptError` on the main thread.
+
+    A signal that the process was told to ignore, as by nohup or a shell that starts a job in the background, stays
+    ignored.
+    """
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupts.on_signal)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,10 +28,16 @@ def wait_for_frames(process: subprocess.Popen[bytes], folder: Path) -> None:
     raise AssertionError("nothing was written in a minute")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def heed(number: int) -> Callable[[], None]:
+    """Before the program starts: the signal means what it does by default, however the tests were started."""
+    return lambda: signal.signal(number, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_stopped_in_the_middle(start, make_clip, files_in, tmp_path: Path, number: int, code: int):
     make_clip("in.mp4", N_FRAMES, SIZE)
-    process = start("upscale", "in.mp4", "-o", "out.mkv", "--codec", "ffv1", stdout=subprocess.DEVNULL)
+    options = {"stdout": subprocess.DEVNULL, "preexec_fn": heed(number)}
+    process = start("upscale", "in.mp4", "-o", "out.mkv", "--codec", "ffv1", **options)
     wait_for_frames(process, tmp_path)
     stopped = time.monotonic()
     process.send_signal(number)
@@ -40,6 +47,34 @@ def test_stopped_in_the_middle(start, make_clip, files_in, tmp_path: Path, numbe
     assert "error: Interrupted" in message
     assert "Traceback" not in message
     assert files_in() == {"in.mp4"}
+
+
+def test_a_terminal_that_is_closed_says_so_twice(start, make_clip, files_in, tmp_path: Path):
+    """The system and the shell both send SIGHUP: the second must not cut the cleaning up short."""
+    make_clip("in.mp4", N_FRAMES, SIZE)
+    options = {"stdout": subprocess.DEVNULL, "preexec_fn": heed(signal.SIGHUP)}
+    process = start("upscale", "in.mp4", "-o", "out.mkv", "--codec", "ffv1", **options)
+    wait_for_frames(process, tmp_path)
+    process.send_signal(signal.SIGHUP)
+    while process.poll() is None:
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.001)
+    process.communicate()
+    assert process.returncode == 129
+    assert files_in() == {"in.mp4"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_what_was_ignored_at_the_start_stays_ignored(start, make_clip, look, tmp_path: Path, number: int):
+    """As with nohup, or with a job that a script starts in the background."""
+    make_clip("in.mp4", 60, SIZE)
+    options = {"stdout": subprocess.DEVNULL, "preexec_fn": lambda: signal.signal(number, signal.SIG_IGN)}
+    process = start("upscale", "in.mp4", "-o", "out.mkv", "--codec", "ffv1", "-s", 1, **options)
+    wait_for_frames(process, tmp_path)
+    process.send_signal(number)
+    message = process.communicate(timeout=120)[1].decode()
+    assert process.returncode == 0, message
+    assert look(tmp_path / "out.mkv").n_frames == 60
 
 
 def test_stopped_while_waiting_for_a_pipe(start, files_in):

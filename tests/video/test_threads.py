@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flashvsr_cli.errors import InputError, InterruptError, OutputError
-from flashvsr_cli.interrupts import held_back, raise_on_signals
+from flashvsr_cli.interrupts import SIGNALS, held_back, raise_on_signals
 from flashvsr_cli.video.frame import Frame
 from flashvsr_cli.video.info import SourceInfo
 from flashvsr_cli.video.sink import SinkBase
@@ -219,7 +219,7 @@ def interrupt_at_start(monkeypatch):
         signal.raise_signal(signal.SIGINT)
         start(thread)
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     raise_on_signals()
     monkeypatch.setattr(threading.Thread, "start", start_interrupted)
     yield
