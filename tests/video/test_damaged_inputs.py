@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flashvsr_cli.errors import InputError
-from flashvsr_cli.options import InputOptions
+from flashvsr_cli.options import EncodeOptions, InputOptions
 from flashvsr_cli.video.reader import open_source
 
 SHORT_GOP = (("preset", "ultrafast"), ("crf", "10"), ("g", "6"))
@@ -283,3 +283,29 @@ def test_raw_stream_without_times_gets_them_from_the_rate(make_clip):
         seconds = [frame.pts * source.info.time_base for frame in frames]
         assert source.counters.repaired_timestamps > 0
     assert [b - a for a, b in itertools.pairwise(seconds)] == [Fraction(1, 25)] * 11
+
+
+@pytest.mark.parametrize("rate", [Fraction(50), Fraction(30000, 1001)])
+@pytest.mark.parametrize(("name", "codec"), [("in.h264", "libx264"), ("in.hevc", "libx265"), ("in.m2v", "mpeg2video")])
+def test_a_raw_stream_has_the_rate_that_is_given(make_clip, pass_through, packets, tmp_path, name, codec, rate):
+    """Whatever the pictures say themselves; there are no times that it could contradict."""
+    options = (("x265-params", "log-level=none"),) if codec == "libx265" else (("bf", "2"),)
+    clip = make_clip(name, codec=codec, options=options)
+    out = tmp_path / "out.mkv"
+    source, _ = pass_through(clip, out, EncodeOptions(codec="ffv1"), InputOptions(frame_rate=rate))
+    assert source.info.frame_rate == rate
+    assert not any("--fps" in notice for notice in source.notices)
+    times = [time for time, *_ in packets(out, "video")]
+    assert len(times) == 12
+    # Matroska counts milliseconds.
+    assert all(abs(time - times[0] - i / rate) <= Fraction(1, 1000) for i, time in enumerate(times))
+    with av.open(str(out)) as opened:
+        assert abs(opened.duration / Fraction(av.time_base) - times[0] - 12 / rate) <= Fraction(1, 500)
+
+
+def test_a_container_keeps_its_times_and_says_so(make_clip):
+    clip = make_clip("in.mp4")
+    with open_source(str(clip), InputOptions(frame_rate=Fraction(50))) as source:
+        assert f"{clip} has times of its own, which are kept: --fps is for inputs without." in source.notices
+        assert source.info.frame_rate == 25
+        assert [frame.pts * source.info.time_base for frame in source] == [Fraction(i, 25) for i in range(12)]

@@ -135,7 +135,7 @@ class InputFlags(PartFlags):
         typer.Option(
             parser=_parse_rate,
             metavar="RATE",
-            help="Frame rate of raw frames or numbered images, e.g. 25 or 30000/1001. Default: 25.",
+            help="Frame rate of raw frames, raw streams or numbered images, e.g. 25 or 30000/1001. Default: 25.",
             rich_help_panel=INPUT,
         ),
     ] = None

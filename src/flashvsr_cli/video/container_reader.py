@@ -12,33 +12,31 @@ from flashvsr_cli.errors import InputError
 from flashvsr_cli.options import InputOptions
 from flashvsr_cli.video import truncation
 from flashvsr_cli.video.alpha import read_alpha
-from flashvsr_cli.video.cut import Cut, count_within, is_cut, nothing_left
+from flashvsr_cli.video.cut import Cut, nothing_left
 from flashvsr_cli.video.deinterlacer import Deinterlacer, note_interlacing
+from flashvsr_cli.video.describing import describe_video, read_tags
 from flashvsr_cli.video.discontinuity import Discontinuities
 from flashvsr_cli.video.faults import reason
 from flashvsr_cli.video.frame import Frame
-from flashvsr_cli.video.hdr import read_hdr
-from flashvsr_cli.video.info import ColorTags, SourceInfo
+from flashvsr_cli.video.info import SourceInfo
 from flashvsr_cli.video.mp4 import movie_duration
 from flashvsr_cli.video.opening import (
-    count_frames,
+    has_times,
     not_streamable,
     open_container,
     pick_decoder,
     pick_stream,
     pick_tracks,
-    stated_duration,
 )
 from flashvsr_cli.video.orientation import find_orientation
 from flashvsr_cli.video.pipes import InterruptedPipeError, PipeInput
-from flashvsr_cli.video.pixel_format import describe_pixel_format
 from flashvsr_cli.video.pixels import ToRgb, resolve_color, unconvertible_matrix
 from flashvsr_cli.video.placing import PicturePlacer, PlacedPicture
 from flashvsr_cli.video.seeking import INTERLEAVING_S, WORTH_IT_S, Entry, find_entry
 from flashvsr_cli.video.siting import UNMARKED_DECODERS, Siting
 from flashvsr_cli.video.source import SourceBase
 from flashvsr_cli.video.timestamps import DecodeTimes, LostPictures, Timestamps
-from flashvsr_cli.video.tracks import CopiedTracks, describe_track, read_metadata
+from flashvsr_cli.video.tracks import CopiedTracks
 
 DECODE_ORDER_CONTAINERS = ("avi",)
 MAX_READ_ERRORS_IN_A_ROW = 32
@@ -83,6 +81,8 @@ class ContainerSource(SourceBase):
             if first is None:
                 raise InputError(f"{name} has a video track, but no frame of it can be decoded.", truncation.NEXT_STEP)
             self._first: av.VideoFrame | None = first
+            if options.frame_rate and first.duration and not has_times(self._container):
+                self._time_base = 1 / (options.frame_rate * first.duration)
             self._orientation = find_orientation(name, first, self.notices)
             self.info = self._describe(first, options)
             begin = first.pts if self._decode_times is None else self._decode_times.peek()
@@ -305,47 +305,15 @@ class ContainerSource(SourceBase):
                 raise truncation.cut_short(self._name, self._n_packets, str(n_promised))
 
     def _describe(self, picture: av.VideoFrame, options: InputOptions) -> SourceInfo:
-        stream, container = self._stream, self._container
-        described = describe_pixel_format(picture.format.name)
-        color = ColorTags(picture.color_range, picture.color_primaries, picture.color_trc, picture.colorspace)
-        rate = options.frame_rate or stream.average_rate or stream.guessed_rate or None
-        duration = stated_duration(stream, container)
-        n_frames, is_exact = count_frames(stream, container, duration, rate)
-        if is_cut(options):
-            n_frames, _ = count_within(options, n_frames, rate)
-            is_exact, duration = False, None
-        ratio = stream.sample_aspect_ratio or self._decoder.sample_aspect_ratio or None
-        if ratio is not None and self._orientation.swaps_sides:
-            ratio = 1 / ratio
-        self._note_losses(picture, color)
-        return SourceInfo(
-            name=self._name,
-            kind="video",
-            size=self._orientation.apply_to_size((picture.height, picture.width)),
-            time_base=self._time_base,
-            pix_fmt=picture.format.name,
-            bit_depth=described.bits,
-            codec=stream.codec_context.name,
-            container=container.format.name,
-            n_frames=n_frames,
-            n_frames_is_exact=is_exact,
-            frame_rate=Fraction(rate) if rate else None,
-            steady_rate=Fraction(rate) if rate and rate == stream.base_rate else None,
-            duration=duration,
-            color=color,
-            hdr=read_hdr(picture),
-            sample_aspect_ratio=Fraction(ratio) if ratio else None,
-            rotation=90 * self._orientation.quarter_turns,
-            is_mirrored=self._orientation.is_mirrored,
-            is_interlaced=picture.interlaced_frame,
-            has_alpha=described.has_alpha,
-            tracks=tuple(describe_track(s) for s in container.streams if s is not stream),
-            metadata=tuple(container.metadata.items()),
-            video_metadata=tuple(read_metadata(stream).items()),
+        self._note_losses(picture)
+        return describe_video(
+            self._name, self._container, self._stream, picture, self._orientation, self._time_base, options
         )
 
-    def _note_losses(self, picture: av.VideoFrame, color: ColorTags) -> None:
+    def _note_losses(self, picture: av.VideoFrame) -> None:
+        if self._options.frame_rate and has_times(self._container):
+            self.notices.append(f"{self._name} has times of its own, which are kept: --fps is for inputs without.")
         note_interlacing(self._name, picture.interlaced_frame, self._options, self.notices)
-        matrix = unconvertible_matrix(color, picture.format.name)
+        matrix = unconvertible_matrix(read_tags(picture), picture.format.name)
         if matrix is not None:
             self.notices.append(f"The colour matrix {matrix} of {self._name} is not supported; colours may be off.")

@@ -3,12 +3,12 @@
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 from av.error import EOFError as AvEOFError
 from av.error import FFmpegError
-from av.format import formats_available
+from av.format import Flags, formats_available
 from av.stream import Discard, Disposition
 
 from flashvsr_cli.errors import InputError
@@ -136,6 +136,11 @@ def _is_written_anew(container: av.container.InputContainer, stream: Any) -> boo
     """Whether a track of QuickTime says what the output's container is told otherwise: timecode, chapter titles."""
     is_titles = bool(container.chapters()) and stream.name == "bin_data"
     return truncation.is_indexed(container.format.name) and ("timecode" in stream.metadata or is_titles)
+
+
+def has_times(container: av.container.InputContainer) -> bool:
+    """Whether the format states when pictures are shown; raw streams of H.264 and the like do not."""
+    return not container.format.flags & cast(int, Flags.no_timestamps.value)
 
 
 def stated_duration(stream: av.VideoStream, container: av.container.InputContainer) -> Fraction | None:
