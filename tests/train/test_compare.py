@@ -1,12 +1,15 @@
 """Comparing clips."""
 
+import json
 import math
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from flashvsr_cli.cli.app import app
 from flashvsr_cli.compare.clips import compare_clips
 from flashvsr_cli.compare.metrics import psnr, ssim, to_luma
 from flashvsr_cli.errors import InputError, UsageError
@@ -65,6 +68,31 @@ def test_a_smaller_clip_is_enlarged_and_said_so(tmp_path: Path, true_frames: np.
     assert found.resized == ("a",)
     assert found.clips["a"].psnr_y is None
     assert found.clips["b"].warped_difference is not None
+
+
+def test_equal_clips_as_json(tmp_path: Path, true_frames: np.ndarray) -> None:
+    """JSON has no infinity."""
+    clip = write_clip(tmp_path / "a.mkv", true_frames[:2])
+    found = json.loads(json.dumps(compare_clips(clip, clip, reference=clip).to_json(), allow_nan=False))
+    assert found["clips"]["a"]["psnr_y"] is None
+    assert found["clips"]["a"]["ssim_y"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("layout", "width"), [("side", 2 * WIDTH), ("wipe", WIDTH)])
+def test_a_video_and_a_strip_by_the_command(tmp_path: Path, true_frames: np.ndarray, layout: str, width: int) -> None:
+    a, b = (write_clip(tmp_path / f"{n}.mkv", x) for n, x in (("a", true_frames), ("b", 255 - true_frames)))
+    video, strip = tmp_path / "both.mkv", tmp_path / "strip.png"
+    done = CliRunner().invoke(
+        app, ["compare", a, b, "--video", str(video), "--layout", layout, "--strip", str(strip), "--json"]
+    )
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["n_frames"] == N_FRAMES
+    with av.open(str(video)) as container:
+        frames = [frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(video=0)]
+    assert frames[0].shape == (HEIGHT, width, 3)
+    # The border of the wipe begins at the left: all of the first frame is b.
+    assert abs(frames[0][:, -WIDTH // 2 :] - (255 - true_frames[0][:, WIDTH // 2 :].astype(int))).mean() < 12
+    assert strip.is_file()
 
 
 def test_clips_that_do_not_match_are_refused(tmp_path: Path, true_frames: np.ndarray) -> None:

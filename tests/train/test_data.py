@@ -3,16 +3,17 @@
 import json
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
 
-from flashvsr_cli.compare.flow import estimate_flow
+from flashvsr_cli.compare.flow import estimate_flow, estimate_large_flow
 from flashvsr_cli.compare.pictures import write_png
 from flashvsr_cli.dataset.build import SHEET, build_shards
 from flashvsr_cli.dataset.compress import compress_video
 from flashvsr_cli.dataset.degrade import degrade_clip, gaussian_kernel, resize_clip
-from flashvsr_cli.dataset.filters import FilterConfig
+from flashvsr_cli.dataset.filters import FilterConfig, measure_file
 from flashvsr_cli.dataset.jpeg import LUMINANCE, compress_jpeg, quantisation_table
 from flashvsr_cli.dataset.motion import Picture, render_clip
 from flashvsr_cli.dataset.procedural import colored_noise, draw_picture
@@ -126,6 +127,37 @@ def test_build_filters_in_named_steps_and_resumes(tmp_path: Path) -> None:
     again = build_shards([photos], tmp_path / "out", config)
     assert again.n_measured == 1
     assert again.counts["motion"] == 2
+
+
+def test_flow_of_a_large_picture_is_found_on_its_half() -> None:
+    picture = colored_noise(np.random.default_rng(1), 800, CPU).mean(dim=0)[None, None] * 255
+    first, second = picture[..., 40:168, 20:780], picture[..., 44:172, 14:774]
+    flow = estimate_large_flow(first, second)[0, :, 16:-16, 16:-16]
+    median = flow.flatten(1).median(dim=1).values
+    torch.testing.assert_close(median, torch.tensor([6.0, -4.0]), atol=0.3, rtol=0)
+
+
+@pytest.mark.parametrize(("container", "n_frames"), [("mp4", 12), ("mkv", 12), ("mp4", 60), ("mkv", 60), ("h264", 60)])
+def test_motion_is_found_wherever_it_is_and_whatever_the_container_states(
+    tmp_path: Path, container: str, n_frames: int
+) -> None:
+    """Matroska states no number of frames, a raw stream not even a duration. The second half of the clip moves."""
+    smooth = torch.nn.functional.avg_pool2d(torch.rand(3, 260, 260, generator=torch.Generator().manual_seed(0)), 5, 1)
+    picture = ((smooth - 0.5) * 4 + 0.5).clamp(0, 1).mul(255).to(torch.uint8).permute(1, 2, 0).numpy()
+    path = tmp_path / f"clip.{container}"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=25, options={"preset": "ultrafast", "crf": "12"})
+        stream.height, stream.width, stream.pix_fmt = 128, 128, "yuv420p"
+        for i_frame in range(n_frames):
+            left = 2 * max(0, i_frame - n_frames // 2)
+            shown = np.ascontiguousarray(picture[64:192, left : left + 128])
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(shown, format="rgb24")))
+        out.mux(stream.encode(None))
+    found = measure_file(path, "video")
+    assert found is not None
+    assert found[0].n_frames == n_frames
+    # 2 of 128 pixels are 1.6 percent, in about half of the pairs.
+    assert 0.3 < found[0].motion < 1.6
 
 
 def test_what_moves_with_the_picture_is_no_flicker() -> None:

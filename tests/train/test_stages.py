@@ -203,7 +203,8 @@ def test_the_full_size_configurations_are_one_chain(tmp_path: Path, monkeypatch:
     changes = [
         "n_steps=1", "batch=1", "lora_rank=2", "model.projection=[4, 8]", "model.decoder=[16, 8, 8, 4]",
         "data.shards=[]", "data.procedural=1.0", "data.size=128", "data.width=0", "data.n_chunks=1",
-        "data.workers=1", "validation.every=-1", "run.device=cpu", "run.dtype=float32", "run.log_every=1",
+        "data.workers=1", "data.pool_clips=2", "validation.every=-1", "run.device=cpu", "run.dtype=float32",
+        "run.log_every=1",
     ]  # fmt: skip
     wide = tuple("data.width=256" if change == "data.width=0" else change for change in changes)
     for stage in ("0-decoder", "1-teacher", "2-causal", "3-onestep"):

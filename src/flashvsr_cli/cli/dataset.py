@@ -36,4 +36,5 @@ def build_command(
     result = build_shards(sources, output, config, on_file=report)
     for step, count in result.counts.items():
         typer.echo(f"{step:<12}{count:8d}")
-    print_line(f"{result.n_measured} files measured now; the contact sheet is {output / SHEET}.")
+    sheet = f"the contact sheet is {output / SHEET}" if (output / SHEET).is_file() else "none was kept"
+    print_line(f"{result.n_measured} files measured now; {sheet}.")

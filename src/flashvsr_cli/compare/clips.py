@@ -3,6 +3,7 @@
 Frames are read one by one from all inputs at once, so memory does not grow with their length.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -65,8 +66,16 @@ class Comparison:
     clips: dict[str, ClipFigures]
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object."""
-        return asdict(self)
+        """As a JSON object; what is no number there, the PSNR of equal clips for instance, is null."""
+        clips = {
+            name: {key: _finite(value) for key, value in asdict(figures).items()}
+            for name, figures in self.clips.items()
+        }
+        return {**asdict(self), "clips": clips}
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class _Running:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SMALLEST_SIDE = 24
+LARGE_SIDE = 720
 WARPS_PER_LEVEL = 3
 WINDOW_RADIUS = 4
 REGULARISATION = 4.0
@@ -45,12 +46,23 @@ def estimate_flow(first: Tensor, second: Tensor) -> Tensor:
     flow = coarsest.new_zeros(coarsest.shape[0], 2, *coarsest.shape[-2:])
     for near, far in reversed(pyramid):
         if flow.shape[-2:] != near.shape[-2:]:
-            ratio = flow.new_tensor([near.shape[-1] / flow.shape[-1], near.shape[-2] / flow.shape[-2]])
-            flow = F.interpolate(flow, near.shape[-2:], mode="bilinear", align_corners=False)
-            flow = flow * ratio[:, None, None]
+            flow = _enlarge_flow(flow, near)
         for _ in range(WARPS_PER_LEVEL):
             flow = flow + _update(near, warp(far, flow))
     return flow
+
+
+def estimate_large_flow(first: Tensor, second: Tensor) -> Tensor:
+    """As `estimate_flow`; with a side above LARGE_SIDE from pictures of half the size, a quarter of the work."""
+    if max(first.shape[-2:]) <= LARGE_SIDE:
+        return estimate_flow(first, second)
+    return _enlarge_flow(estimate_large_flow(_halve(first), _halve(second)), first)
+
+
+def _enlarge_flow(flow: Tensor, like: Tensor) -> Tensor:
+    """The flow of a smaller picture as that of one of the size of `like`."""
+    ratio = flow.new_tensor([like.shape[-1] / flow.shape[-1], like.shape[-2] / flow.shape[-2]])
+    return F.interpolate(flow, like.shape[-2:], mode="bilinear", align_corners=False) * ratio[:, None, None]
 
 
 def _halve(x: Tensor) -> Tensor:

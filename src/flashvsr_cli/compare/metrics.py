@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flashvsr_cli.compare.flow import estimate_flow, warp
+from flashvsr_cli.compare.flow import estimate_large_flow, warp
 from flashvsr_cli.video.frame import Image
 
 LUMA = (65.481, 128.553, 24.966)
@@ -71,8 +71,8 @@ class Flicker:
     def add(self, lumas: dict[str, Tensor], guide: str) -> None:
         """The next frame of every clip, luma (1, 1, H, W) by name; `guide` names the one that gives the motion."""
         if self._before:
-            forward = estimate_flow(self._before[guide], lumas[guide])
-            backward = estimate_flow(lumas[guide], self._before[guide])
+            forward = estimate_large_flow(self._before[guide], lumas[guide])
+            backward = estimate_large_flow(lumas[guide], self._before[guide])
             miss = forward + warp(backward, forward)
             is_seen = (miss.square().sum(dim=1, keepdim=True) < OCCLUDED_LEVELS**2).float()
             for name, luma in lumas.items():

@@ -19,6 +19,7 @@ from flashvsr_cli.compare.flow import estimate_flow
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts")
 MEASURED_FRAMES = 6
 """Frames looked at per file, spread over its length."""
+GUESSED_FRAMES, GUESSED_RATE = 72, 25
 MOTION_SIDE = 256
 STEPS = ("readable", "length", "resolution", "sharpness", "exposure", "motion")
 
@@ -74,8 +75,7 @@ def measure_file(path: Path, kind: str) -> tuple[Measures, np.ndarray] | None:
 def _measure(container: Any, kind: str) -> tuple[Measures, np.ndarray] | None:
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
-    expected = stream.frames or 0
-    every = max(1, expected // MEASURED_FRAMES)
+    every = max(2, _expected_frames(container, stream) // MEASURED_FRAMES)
     sharpness: list[float] = []
     exposure: list[float] = []
     motion: list[float] = []
@@ -106,6 +106,19 @@ def _measure(container: Any, kind: str) -> tuple[Measures, np.ndarray] | None:
         float(np.mean(motion)) if motion else 0.0,
     )
     return measures, picture
+
+
+def _expected_frames(container: Any, stream: Any) -> int:
+    """How many frames a file states, directly or by its duration; a guess where it states neither."""
+    if stream.frames:
+        return int(stream.frames)
+    if stream.duration is not None:
+        duration_s = float(stream.duration * stream.time_base)
+    elif container.duration is not None:
+        duration_s = container.duration / av.time_base
+    else:
+        return GUESSED_FRAMES
+    return round(duration_s * float(stream.average_rate or stream.guessed_rate or GUESSED_RATE))
 
 
 def _luma(frame: Any) -> Tensor:

@@ -57,7 +57,7 @@ class ClipPool:
         sources: list[tuple[Source, float]] = []
         if config.procedural > 0:
             rng = generator_of(self._seed, _PICTURES)
-            count = min(PROCEDURAL_PICTURES, max(2, config.pool_clips // 4))
+            count = min(PROCEDURAL_PICTURES, max(2, config.pool_clips // 4 or PROCEDURAL_PICTURES))
             sources.append((draw_pictures(rng, count, max(512, 2 * max(config.sides)), device), config.procedural))
         videos = read_index(config.shards, "video")
         photos = [path for path, _ in read_index(config.shards, "photo")]

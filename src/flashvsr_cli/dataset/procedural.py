@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flashvsr_cli.errors import UsageError
+
 Random = np.random.Generator
 
 
@@ -107,7 +109,13 @@ def _leaf_distance(rng: Random, x: Tensor, y: Tensor, radius: float) -> Tensor:
 
 def text_mask(rng: Random, side: int) -> np.ndarray:
     """Lines of random words in random sizes: (side, side) in 0..1. Needs Pillow, which brings a font along."""
-    from PIL import Image, ImageDraw, ImageFont
+    try:
+        from PIL import Image, ImageDraw, ImageFont
+    except ImportError as error:
+        raise UsageError(
+            "Procedural pictures need the pillow package, which is not installed.",
+            "Install the extra: pip install 'flashvsr-cli[train]'.",
+        ) from error
 
     image = Image.new("L", (side, side), 0)
     draw = ImageDraw.Draw(image)
