@@ -16,7 +16,7 @@ BLOCK = re.compile(rf"{RUN_HERE}\n```(\w+)\n(.*?)```", re.DOTALL)
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]+")
 DOCUMENTED_COMMANDS = ("upscale", "batch", "info", "doctor")
 RELEASED = '"v1.1", device="cuda"'
-PIP_OPTIONS = {"--editable", "--index-url"}
+OPTIONS_OF_OTHERS = {"--editable", "--nproc-per-node"}
 
 
 def options_of(command) -> set[str]:
@@ -36,7 +36,7 @@ def test_every_option_is_described():
 
 
 def test_every_option_that_is_described_exists():
-    known = options_of(typer.main.get_command(app)) | {"--help"} | PIP_OPTIONS
+    known = options_of(typer.main.get_command(app)) | {"--help"} | OPTIONS_OF_OTHERS
     assert set(OPTION.findall(README)) - known == set()
 
 
