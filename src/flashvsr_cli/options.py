@@ -128,7 +128,7 @@ class InputOptions:
 
     Attributes:
         raw_size: (height, width) of raw rgb24 frames on stdin; None for inputs with a header.
-        frame_rate: overrides or supplies the frame rate of inputs that have none (raw frames, raw streams, image sequences).
+        frame_rate: overrides or supplies that of inputs that have none (raw frames, raw streams, image sequences).
         deinterlace: "auto" turns pictures that are marked as two fields into one frame each; "on" all, "off" none.
         start, end: seconds after the first frame; frames shown in [start, end) are read. None is the clip's own.
         max_frames: frames to read at most.

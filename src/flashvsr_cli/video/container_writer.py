@@ -19,7 +19,7 @@ from flashvsr_cli.video.pixels import FromRgb, resolve_color
 from flashvsr_cli.video.sink import SinkBase
 from flashvsr_cli.video.siting import Siting, is_subsampled
 from flashvsr_cli.video.source import Source
-from flashvsr_cli.video.steady import SteadyTimes
+from flashvsr_cli.video.steady import CODECS_OF_ONE_RATE, USUAL_RATES, find_grid
 from flashvsr_cli.video.storage import output_color
 from flashvsr_cli.video.targets import ByteTarget, PartFile
 from flashvsr_cli.video.track_writer import TrackChoices, TrackWriter
@@ -43,7 +43,6 @@ MOV_TAGS = {"hevc": "hvc1"}
 CARD_SUFFIXES = ("_nvenc", "_qsv", "_amf", "_vaapi", "_videotoolbox", "_v4l2m2m", "_vulkan")
 # Written by the muxer itself, or true of the input file only.
 CONTAINER_ONLY_METADATA = ("major_brand", "minor_version", "compatible_brands", "encoder", "duration")
-MUXERS_OF_ONE_RATE = ("avi",)
 KEPT_VIDEO_METADATA = ("language", "title", "timecode", "handler_name", "reel_name", "comment")
 
 
@@ -80,7 +79,7 @@ class ContainerSink(SinkBase):
         self._name = name
         self._target = target
         self._encoding = encoding
-        self._grid = _find_grid(muxer, source)
+        self._grid = find_grid(muxer, encoding.codec, source.info)
         self._time_base = self._grid.tick if self._grid else source.info.time_base
         self._durations: dict[int, int] = {}
         self._n_next = 0
@@ -107,7 +106,7 @@ class ContainerSink(SinkBase):
                 self._tracks = TrackWriter(self._container, source.tracks, title, choices, self.notices)
                 self._has_cover = muxer in MOV_FORMATS and any(is_cover(s) for s in source.tracks.streams)
                 self._copy_metadata(source)
-                self._write_header(size)
+                self._write_header(source, size)
         except BaseException:
             target.abort()
             raise
@@ -208,7 +207,7 @@ class ContainerSink(SinkBase):
         lost += [] if is_square or self._encoding.codec in CODECS_WITH_ASPECT else ["shape of its pixels"]
         self.notices.extend(f"{self._name} ({muxer}) does not state the {what}: left out." for what in lost)
 
-    def _write_header(self, size: Size) -> None:
+    def _write_header(self, source: Source, size: Size) -> None:
         try:
             self._stream.codec_context.open()
         except (FFmpegError, ValueError) as error:
@@ -216,6 +215,14 @@ class ContainerSink(SinkBase):
                 raise OutputError(
                     f"{self._encoding.codec} does not work on this machine: {reason(error)}.",
                     "It needs a graphics card that has it, and its driver; libx264, libx265 and libsvtav1 need none.",
+                ) from error
+            if self._encoding.codec in CODECS_OF_ONE_RATE and 1 / self._time_base not in USUAL_RATES:
+                rate = source.info.frame_rate
+                is_steady = rate is not None and rate * self._time_base == 1
+                raise OutputError(
+                    f"{self._encoding.codec} cannot encode {rate if is_steady else 'a varying number of'} "
+                    "frames a second: it knows the usual frame rates only.",
+                    "Use another --codec, for instance libx264.",
                 ) from error
             raise OutputError(
                 f"{self._encoding.codec} cannot encode {size[1]}x{size[0]} {self._encoding.pix_fmt} "
@@ -250,12 +257,6 @@ def plausible_dts(pts: int, dts: int | None, earliest: int) -> int | None:
     are whatever its memory held. Those packets come in the order of their pts.
     """
     return pts if dts is not None and not earliest <= dts <= pts else dts
-
-
-def _find_grid(muxer: str, source: Source) -> SteadyTimes | None:
-    """Times as whole frames where the container knows no others: in ticks of the source it would claim a huge rate."""
-    rate = source.info.steady_rate
-    return SteadyTimes(source.info.time_base, rate) if rate and muxer in MUXERS_OF_ONE_RATE else None
 
 
 def _encoder_rate(rate: Fraction | None) -> Fraction:

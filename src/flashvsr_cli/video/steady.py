@@ -1,9 +1,16 @@
-"""Times for containers that have a frame rate and nothing else, as AVI."""
+"""Times for containers and encoders that have a frame rate and nothing else, as AVI, or that count coarsely."""
 
 from dataclasses import replace
 from fractions import Fraction
 
 from flashvsr_cli.video.frame import Frame
+from flashvsr_cli.video.info import SourceInfo
+
+MUXERS_OF_ONE_RATE = ("avi",)
+CODECS_OF_ONE_RATE = ("mpeg1video", "mpeg2video")
+USUAL_RATES = (*(Fraction(n) for n in (24, 25, 30, 50, 60)), *(Fraction(n, 1001) for n in (24000, 30000, 60000)))
+# MPEG-4 counts in at most so many ticks a second.
+MOST_TICKS = {"mpeg4": 65535}
 
 
 class SteadyTimes:
@@ -34,3 +41,18 @@ class SteadyTimes:
         self._next = pts + 1
         duration = frame.duration and max(1, round((frame.pts + frame.duration) * self._factor) - pts)
         return replace(frame, pts=pts, duration=duration)
+
+
+def find_grid(muxer: str, codec: str, info: SourceInfo) -> SteadyTimes | None:
+    """Where the frames of a source go in a container or encoder that does not know all of its times.
+
+    Whole frames where there is nothing else (in ticks of the source AVI would claim a huge rate), a fine grid where an
+    encoder counts coarsely; None where the source's times can stay, or where it has no one rate.
+    """
+    rate, most = info.steady_rate, MOST_TICKS.get(codec)
+    if rate and (muxer in MUXERS_OF_ONE_RATE or codec in CODECS_OF_ONE_RATE):
+        return SteadyTimes(info.time_base, rate)
+    if most is None or info.time_base.denominator <= most:
+        return None
+    per_frame = most // rate.numerator if rate else 0
+    return SteadyTimes(info.time_base, rate * per_frame if rate and per_frame else Fraction(most))
