@@ -4,6 +4,7 @@ from flashvsr_cli.console import fetching, print_line
 from flashvsr_cli.model.network import choose_model, resolve_device
 from flashvsr_cli.options import ModelOptions
 from flashvsr_cli.pipeline import Upscaler
+from flashvsr_cli.weights_registry import read_registry
 
 
 def load_and_tell(options: ModelOptions, *, quiet: bool) -> Upscaler:
@@ -14,8 +15,13 @@ def load_and_tell(options: ModelOptions, *, quiet: bool) -> Upscaler:
         DeviceError: there is no such device.
     """
     device = resolve_device(options.device)
+    name, released = choose_model(options.model, options.device), read_registry().default
     if not quiet:
-        print_line(f"loading {choose_model(options.model, options.device)} on {device}")
+        print_line(f"loading {name} on {device}")
+        if options.model == "auto" and name != released:
+            print_line(
+                f"note: on a CPU, auto is the small model {name}; --model {released} is the released one, far slower"
+            )
     with fetching(quiet=quiet) as on_progress:
         return Upscaler.load(
             options.model,

@@ -163,6 +163,7 @@ def test_without_a_model_named_a_cpu_takes_the_packaged_one(flashvsr, make_clip,
     done = flashvsr("upscale", "in.mp4", "-o", "out.mkv", "--model", "auto", "--report", "r.json")
     assert done.code == 0, done.stderr
     assert "loading nano on cpu" in done.stderr
+    assert "--model v1.1 is the released one" in done.stderr
     assert look(tmp_path / "out.mkv").n_frames == 5
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["model"]["name"] == "nano"
