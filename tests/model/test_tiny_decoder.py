@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flashvsr_cli.model.config import TinyDecoderConfig
-from flashvsr_cli.model.tiny_decoder import TinyDecoder
+from flashvsr_cli.model.tiny_decoder import LAST_UPSAMPLE, TinyDecoder
 
 N_LATENTS = 6
 HEIGHT, WIDTH = 16, 24
@@ -147,6 +147,21 @@ def test_detail_is_of_each_frame_by_itself(detailed: TinyDecoder, latents: torch
     before, after = (decode_in_parts(detailed, latents, x, [N_LATENTS]) for x in (low_res, changed))
     assert (before[-1] - after[-1]).square().mean() > 4 * (before[-2] - after[-2]).square().mean()
     torch.testing.assert_close(before[:-4], after[:-4])
+
+
+@pytest.mark.parametrize("config", [CONFIG, DETAILED], ids=["released", "detailed"])
+def test_pictures_finished_one_by_one_are_the_same_bits(
+    make_random: Callable[..., TinyDecoder], config: TinyDecoderConfig
+) -> None:
+    """What a GPU does to save memory; here on a CPU, where nothing but the order differs."""
+    decoder = make_random(TinyDecoder(config))
+    decoder.fold_constants()
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randn(4 // config.grow[2], config.channels[2], 16, 24, generator=generator)
+    with torch.inference_mode():
+        steps = [decoder._finish_step(step) for step in decoder._upsample(LAST_UPSAMPLE, x)]
+        together = torch.stack(steps, dim=1).flatten(0, 1)
+        assert torch.equal(decoder._finish_pictures(x), together)
 
 
 def test_detail_needs_a_second_stage_of_whole_frames() -> None:

@@ -208,8 +208,10 @@ class TinyDecoder(nn.Module):
         """What follows the first enlargement: (T, C, 2h, 2w) to (n * T, 3, 8h, 8w), n = 4 over the first growth."""
         x = self._run_stages(range(SECOND_STAGE, LAST_UPSAMPLE), x, run_block)
         # From here on time steps do not mix: each is finished by itself, and only its picture is put in its place.
-        if x.is_cuda or torch.is_grad_enabled():
+        if torch.is_grad_enabled():
             return _interleave([self._finish_step(step) for step in self._upsample(LAST_UPSAMPLE, x)])
+        if x.is_cuda:
+            return self._finish_pictures(x)
         picture = None
         for top in range(0, x.shape[2], BAND_ROWS):
             band = _interleave(self._finish_band(x, top))
@@ -218,6 +220,14 @@ class TinyDecoder(nn.Module):
             picture[:, :, 2 * top : 2 * (top + BAND_ROWS)] = band
         assert picture is not None
         return picture
+
+    def _finish_pictures(self, x: Tensor) -> Tensor:
+        """The last stage's (T, C, h, w) to (n * T, 3, 2h, 2w), one picture at a time.
+
+        One fills a GPU; two would need twice the memory, and beyond 4K their layers would have 2^31 values and more.
+        """
+        steps = (step for one in x.split(1) for step in self._upsample(LAST_UPSAMPLE, one))
+        return torch.cat([self._finish_step(step) for step in steps])
 
     def _finish_band(self, x: Tensor, top: int) -> list[Tensor]:
         """A band of rows of the last stage's (T, C, h, w), finished by itself: on a CPU its layers stay in the cache.
