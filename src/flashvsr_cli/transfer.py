@@ -37,7 +37,8 @@ class Downloads:
         # The arrays that are handed out are this memory itself; it returns to torch's pool when the last one is gone.
         on_host = torch.empty(frames.shape, dtype=frames.dtype, pin_memory=True)
         on_host.copy_(frames, non_blocking=True)
-        arrived = torch.cuda.Event()
+        # Blocking: who waits for it sleeps, and leaves the core to the reader and the encoder.
+        arrived = torch.cuda.Event(blocking=True)
         arrived.record(torch.cuda.current_stream(frames.device))
         self._in_flight.append((on_host, arrived))
         if len(self._in_flight) > GROUPS_IN_FLIGHT:
