@@ -83,7 +83,7 @@ def inspect_input(
     geometry = plan_geometry(info.size, scale)
     states, defaults = _look_at(replace(model, model=choose_model(model.model, model.device)))
     dtype = choose_dtype(model.dtype, device)
-    memory = estimate_memory(states, geometry, choose_settings(defaults), dtype.itemsize)
+    memory = estimate_memory(states, geometry, choose_settings(defaults), dtype.itemsize, fp8=model.fp8)
     n_chunks = count_chunks(info.n_frames) if info.n_frames else None
     return Plan(info, geometry, n_chunks, str(device), memory, notices)
 

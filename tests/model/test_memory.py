@@ -9,7 +9,7 @@ from flashvsr_cli.geometry import plan_geometry
 from flashvsr_cli.model.full_size import full_size_states
 from flashvsr_cli.model.kv_cache import PagedKVCache
 from flashvsr_cli.model.memory import count_parameters, estimate_memory
-from flashvsr_cli.options import Settings
+from flashvsr_cli.options import CachePrecision, Settings
 
 GEOMETRY = plan_geometry((192, 352), 4)
 
@@ -29,6 +29,35 @@ def test_fp8_halves_the_cache() -> None:
         for precision in ("model", "fp8")
     )
     assert half == pytest.approx(full / 2, rel=0.01)
+
+
+# GiB of live tensors at the peak of `Upscaler.upscale` over a few chunks, followed storage by storage on meta tensors
+# with the kernels' results in place of the kernels. Workspaces of libraries are not in it.
+FOLLOWED_GIB = {
+    ((768, 1408), "model", False): 8.727,
+    ((768, 1408), "fp8", False): 6.528,
+    ((768, 1408), "fp8", True): 5.497,
+    ((1152, 1920), "model", False): 14.668,
+    ((1152, 1920), "fp8", False): 10.169,
+    ((1152, 1920), "fp8", True): 9.138,
+    ((1536, 2688), "model", False): 24.742,
+    ((1536, 2688), "fp8", False): 16.345,
+    ((1536, 2688), "fp8", True): 15.314,
+}
+
+
+@pytest.mark.parametrize(("size", "kv_precision", "fp8"), FOLLOWED_GIB)
+def test_the_sum_is_what_the_pipeline_holds(size: tuple[int, int], kv_precision: CachePrecision, fp8: bool) -> None:
+    geometry = plan_geometry((size[0] // 4, size[1] // 4), 4)
+    settings = Settings(kv_precision=kv_precision)
+    estimated = estimate_memory(full_size_states(), geometry, settings, 2, fp8=fp8).total
+    assert estimated / 2**30 == pytest.approx(FOLLOWED_GIB[size, kv_precision, fp8], rel=0.04)
+
+
+def test_fp8_halves_the_weights_behind_norms() -> None:
+    states, settings = full_size_states(), Settings()
+    full, low = (estimate_memory(states, GEOMETRY, settings, 2, fp8=fp8).weights for fp8 in (False, True))
+    assert full - low == 30 * (4 * 1536 * 1536 + 2 * 1536 * 8960)
 
 
 def test_folded_layers_and_the_prompt_do_not_count() -> None:

@@ -1,9 +1,11 @@
 """How much memory a stream needs, from sizes alone.
 
-The largest moments of a chunk are the feed-forward of a transformer block and the decoder's full-resolution layers;
-everything else is weights, the key-value cache, and frames waiting for their turn.
+The largest moments of a chunk are the feed-forward of a transformer block and the decoder's last stages; everything
+else is weights, the key-value cache, and frames waiting for their turn. What libraries take for themselves (context,
+workspaces) is not counted, and half precision is counted as the GPU kernels compute, not plain torch.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -15,7 +17,6 @@ from flashvsr_cli.model.vae_decoder import TIME_TAPS
 from flashvsr_cli.model.windows import TOKENS_PER_WINDOW
 from flashvsr_cli.options import Settings
 from flashvsr_cli.schedule import (
-    FIRST_CHUNK_EMITS,
     FIRST_CHUNK_LATENTS,
     FIRST_CHUNK_READS,
     FRAMES_PER_LATENT,
@@ -23,6 +24,12 @@ from flashvsr_cli.schedule import (
 )
 
 FLOAT32_BYTES = 4
+FP8_LAYER = re.compile(r"blocks\.\d+\.(self_attn\.[qkv]|cross_attn\.q|ffn\.[02])\.weight")
+"""Weights that lie in e4m3 if products take it: those behind a norm, see `fused`."""
+PIXELS_PER_DECODER_UNIT = 64
+"""Output pixels of one pixel of the decoder's first stage."""
+TOKEN_COPIES = 7
+"""Tensors of (tokens, dim) beside the feed-forward's hidden one: residual, norm, parts of attention, the result."""
 FOLDED_AWAY = ("text_embedding.", "time_embedding.", "time_projection.", ".cross_attn.k.", ".cross_attn.v.")
 
 
@@ -59,15 +66,21 @@ def count_parameters(states: Mapping[str, StateDict]) -> int:
 
 
 def estimate_memory(
-    states: Mapping[str, StateDict], geometry: Geometry, settings: Settings, bytes_per_value: int
+    states: Mapping[str, StateDict],
+    geometry: Geometry,
+    settings: Settings,
+    bytes_per_value: int,
+    *,
+    fp8: bool = False,
 ) -> MemoryEstimate:
     """Estimate what a stream needs.
 
     Args:
-        states: shapes of the tensors of every role (meta tensors will do).
+        states: shapes of the tensors of every role (meta tensors will do); the prompt may be missing.
         geometry: sizes of the picture.
         settings: how the model computes.
         bytes_per_value: 4 for float32, 2 for bfloat16 and float16.
+        fp8: whether the transformer's products take e4m3 numbers.
     """
     config = DiTConfig.of(states["dit"])
     rows, columns = geometry.window_grid
@@ -76,27 +89,51 @@ def estimate_memory(
     n_pages = count_pages(config.n_blocks, settings.kv_ratio)
     cached_bytes = 1 if settings.kv_precision == "fp8" else bytes_per_value
     cache = n_pages * config.dim * (2 * page_tokens * cached_bytes + n_windows * FLOAT32_BYTES)
-
-    first_tokens = page_tokens * (FIRST_CHUNK_LATENTS // LATENTS_PER_PAIR)
-    feed_forward = first_tokens * (2 * config.ffn_dim + 3 * config.dim) * bytes_per_value
     height, width = geometry.padded
-    # Waiting as bytes; those being emitted also as floats and as what the decoder takes.
-    waiting = FIRST_CHUNK_READS * height * width * 3
-    frames = waiting + FIRST_CHUNK_EMITS * height * width * 3 * (FLOAT32_BYTES + bytes_per_value)
+    # Waiting as bytes; the frames of one latent also as what the decoder takes.
+    frames = height * width * 3 * (FIRST_CHUNK_READS + FRAMES_PER_LATENT * bytes_per_value)
+    first_tokens = page_tokens * (FIRST_CHUNK_LATENTS // LATENTS_PER_PAIR)
+    decoder = _decoder_work(states) * height * width // PIXELS_PER_DECODER_UNIT * bytes_per_value
     return MemoryEstimate(
-        weights=count_parameters(states) * bytes_per_value,
+        weights=_weight_bytes(states, config, bytes_per_value, fp8=fp8),
         cache=cache,
         frames=frames,
-        work=max(feed_forward, _decoder_work(states) * height * width * bytes_per_value),
+        work=max(first_tokens * _token_bytes(config, bytes_per_value, fp8=fp8), decoder),
     )
 
 
+def _weight_bytes(states: Mapping[str, StateDict], config: DiTConfig, bytes_per_value: int, *, fp8: bool) -> int:
+    """Parameters, and the prompt's keys and values in every block."""
+    n_text = states["prompt"]["posi_prompt"].shape[1] if "prompt" in states else 0
+    n_values = count_parameters(states) + config.n_blocks * 2 * n_text * config.dim
+    n_low = sum(prod(tensor.shape) for key, tensor in states["dit"].items() if FP8_LAYER.fullmatch(key)) if fp8 else 0
+    return n_values * bytes_per_value - n_low * (bytes_per_value - 1)
+
+
+def _token_bytes(config: DiTConfig, bytes_per_value: int, *, fp8: bool) -> int:
+    """Bytes per token in the feed-forward of a block."""
+    # In float32 plain torch computes, where the GELU has a result of its own; in e4m3 it is the next product's input.
+    hidden = 2 * FLOAT32_BYTES if bytes_per_value == FLOAT32_BYTES else bytes_per_value + fp8
+    return config.ffn_dim * hidden + TOKEN_COPIES * config.dim * bytes_per_value
+
+
 def _decoder_work(states: Mapping[str, StateDict]) -> int:
-    """Values alive per output pixel in the decoder's last layers."""
-    if "tiny_decoder" in states:
-        channels = TinyDecoderConfig.of(states["tiny_decoder"]).channels
-        # One of the two time steps of a latent frame's last enlargement at a time: what goes into its last wide
-        # convolution and what comes out, beside the picture of a quarter of the size that it came from.
-        return FRAMES_PER_LATENT // 2 * (2 * channels[3] + channels[2] // 4)
-    # A residual block on four frames: its input, the normalised input, three time taps stacked, and the result.
-    return FRAMES_PER_LATENT * VAEDecoderConfig.of(states["vae"]).dim * (3 + TIME_TAPS)
+    """Values alive in the decoder's largest moment, per 64 output pixels."""
+    if "vae" in states:
+        # A residual block on four frames: its input, the normalised input, three time taps stacked, and the result.
+        channels = VAEDecoderConfig.of(states["vae"]).dim
+        return PIXELS_PER_DECODER_UNIT * FRAMES_PER_LATENT * channels * (3 + TIME_TAPS)
+    config = TinyDecoderConfig.of(states["tiny_decoder"])
+    past = largest = 0
+    n_steps, n_pixels, before = 1, 1, 0
+    for channels, n_blocks, grow in zip(config.channels, config.blocks, config.grow, strict=False):
+        step = channels * n_pixels
+        past += n_blocks * step
+        # A memory block: its input, the step before each, both stacked and the first result; its last step is kept.
+        largest = max(largest, (5 * n_steps + 1 if n_blocks else n_steps) * step)
+        before = n_steps * step
+        n_steps, n_pixels = n_steps * grow, 4 * n_pixels
+    # Behind the last enlargement one picture at a time: what goes into its wide convolution and what comes out, beside
+    # what the picture is made from and the finished ones.
+    picture = n_pixels * (2 * config.channels[-1] + 3 * FRAMES_PER_LATENT)
+    return past + max(largest, before + picture)
