@@ -63,7 +63,9 @@ class BlockMap:
         return BlockMap(index=ids[kept_first].contiguous(), count=count, order=order)
 
 
-@triton.jit
+# A page table is a row of all layers' tables, 12 bytes apart in a clip's first chunk: whether its address is a multiple
+# of 16 must not compile a kernel twice.
+@triton.jit(do_not_specialize_on_alignment=["page_table_ptr"])
 def _scores_kernel(
     q_means_ptr,
     k_means_ptr,
@@ -198,7 +200,7 @@ def _next_digit_kernel(
     _count_digits(probs, candidate, shift, p_counts, BLOCK_Q * BLOCK_K)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["page_table_ptr"])
 def _index_lists_kernel(
     probs_ptr,
     counts_ptr,

@@ -35,7 +35,7 @@ def _key_at(place):
     return (place & ~15) | (((place >> 1) & 1) << 3) | (((place >> 2) & 3) << 1) | (place & 1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["new_pages_ptr"])
 def _write_v_kernel(
     v_ptr,
     v_pages_ptr,

@@ -20,7 +20,7 @@ ROWS_PER_PROGRAM = 16  # a divisor of the window: each program's sum belongs to 
 ROWS_AT_ONCE = 4
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["new_pages_ptr"])
 def _write_qk_kernel(
     q_ptr,
     k_ptr,
@@ -87,7 +87,7 @@ def _write_qk_kernel(
                 tl.store(v_pages_ptr + (shift + i_tok)[:, None] * DIM + o_d[None, :], v, mask=m_d[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["new_pages_ptr"])
 def _finish_means_kernel(
     sums_ptr,
     q_means_ptr,

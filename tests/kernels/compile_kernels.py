@@ -35,6 +35,7 @@ INT_POINTERS = {
     "page_table_ptr", "counts_ptr", "next_counts_ptr", "state_ptr", "next_state_ptr", "index_ptr", "count_ptr",
     "order_ptr", "new_pages_ptr",
 }  # fmt: skip
+PAGE_POINTERS = {"page_table_ptr", "new_pages_ptr"}  # into rows of a few numbers, at any multiple of 4 bytes
 WHOLE_INTEGERS = {
     "n_tok",
     "dim",
@@ -59,6 +60,11 @@ def compile_kernel(kernel, capability, n_warps, constants, element="bf16", speci
     special = special or {}
     signature = {n: "constexpr" if n in constants else special.get(n, type_of(n, element)) for n in names}
     divisible = [signature[n][0] == "*" or n.startswith("stride_") or n in WHOLE_INTEGERS for n in names]
+    for parameter in kernel.params:
+        if parameter.name in PAGE_POINTERS:
+            if not parameter.do_not_specialize_on_alignment:
+                raise SystemExit(f"{kernel.__name__} is compiled again for another alignment of {parameter.name}")
+            divisible[parameter.num] = False
     aligned = {(i,): [["tt.divisibility", 16]] for i, is_divisible in enumerate(divisible) if is_divisible}
     source = ASTSource(kernel, signature, {(names.index(n),): v for n, v in constants.items()}, aligned)
     triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": n_warps})

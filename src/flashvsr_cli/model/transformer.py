@@ -7,6 +7,7 @@ cache, in plain torch; `fused.FusedTransformer` is the same in GPU kernels.
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 import flashvsr_kernels
@@ -108,7 +109,7 @@ def choose_transformer(
         fp8: whether products take e4m3 where that is faster.
 
     Raises:
-        DeviceError: "triton" or e4m3 was asked for and cannot run here.
+        DeviceError: "triton" or e4m3 was asked for and cannot run here, or e4m3 with another dtype than bfloat16.
     """
     weight = dit.patch_embedding.weight
     kernels_run = flashvsr_kernels.is_available(weight.device)
@@ -122,6 +123,8 @@ def choose_transformer(
             f"fp8 needs the GPU kernels on an NVIDIA GPU, Ada or Hopper or newer, not {weight.device}.",
             "Use --precision bf16.",
         )
+    if fp8 and weight.dtype != torch.bfloat16:
+        raise DeviceError(f"fp8 goes with bfloat16, not with {weight.dtype}.", "Leave the dtype out, or fp8.")
     if backend == "triton" or (backend == "auto" and kernels_run and weight.is_cuda and weight.dtype.itemsize == 2):
         from flashvsr_cli.model.fused import FusedTransformer
 
