@@ -76,3 +76,54 @@ def test_hevc_has_the_name_that_apples_players_know(make_clip, pass_through, dec
     (described,) = stored(out)[b"stsd"]
     assert described[12:16] == b"hvc1"
     assert len(decode(out)) == 12
+
+
+def tagged(path, tags):
+    with av.open(str(path), "w", container_options={"movflags": "use_metadata_tags"}) as out:
+        out.metadata.update(tags)
+        stream = out.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        picture = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 90, np.uint8), "rgb24")
+        out.mux([*stream.encode(picture), *stream.encode(None)])
+    return path
+
+
+def tags_of(path):
+    with av.open(str(path)) as opened:
+        return dict(opened.metadata)
+
+
+OF_A_CAMERA = {"com.apple.quicktime.make": "Äpple", "com.apple.quicktime.location.ISO6709": "+48+011/", "take": "7"}
+CREATED = "2024-05-01T10:00:00.000000Z"
+
+
+@pytest.mark.parametrize("target", ["out.mp4", "out.mov", "out.m4v", "out.mkv"])
+def test_tags_without_a_field_are_kept(pass_through, tmp_path, target):
+    clip = tagged(tmp_path / "in.mov", {**OF_A_CAMERA, "creation_time": CREATED})
+    _, sink = pass_through(clip, tmp_path / target, FAST)
+    assert sink.notices == []
+    got = {name.lower(): value for name, value in tags_of(tmp_path / target).items()}
+    assert {name: got.get(name.lower()) for name in OF_A_CAMERA} == OF_A_CAMERA
+    assert got["creation_time"] == CREATED
+
+
+@pytest.mark.parametrize("target", ["out.mp4", "out.mov"])
+def test_tags_without_a_field_do_not_displace_the_title(pass_through, tmp_path, target):
+    clip = tagged(tmp_path / "in.mov", {**OF_A_CAMERA, "title": "A walk", "artist": "Me"})
+    out = tmp_path / target
+    _, sink = pass_through(clip, out, FAST)
+    assert (tags_of(out)["title"], tags_of(out)["artist"]) == ("A walk", "Me")
+    assert b"\xa9nam" in {names[-1] for names, _ in boxes(out.read_bytes())}
+    (notice,) = sink.notices
+    assert "has no field for" in notice
+    assert all(name in notice for name in OF_A_CAMERA)
+    assert not OF_A_CAMERA.keys() & tags_of(out).keys()
+
+
+def test_usual_tags_need_no_notice(pass_through, tmp_path):
+    usual = {"title": "A", "artist": "B", "comment": "C", "date": "2024", "location": "+48.1000+011.5000/"}
+    clip = tagged(tmp_path / "in.mp4", usual)
+    _, sink = pass_through(clip, tmp_path / "out.mp4", FAST)
+    _, again = pass_through(tmp_path / "out.mp4", tmp_path / "again.mp4", FAST)
+    assert sink.notices == again.notices == []
+    assert usual.items() <= tags_of(tmp_path / "again.mp4").items()

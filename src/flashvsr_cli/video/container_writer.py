@@ -13,6 +13,7 @@ from flashvsr_cli.video.alpha import AlphaEnlarger
 from flashvsr_cli.video.encoding import Encoding
 from flashvsr_cli.video.faults import output_faults, reason
 from flashvsr_cli.video.frame import Frame
+from flashvsr_cli.video.mov_tags import describe_tags, plan_tags
 from flashvsr_cli.video.mp4 import hide_empty_videos
 from flashvsr_cli.video.pixel_format import describe_pixel_format
 from flashvsr_cli.video.pixels import FromRgb, resolve_color
@@ -92,19 +93,23 @@ class ContainerSink(SinkBase):
         self._from_rgb = FromRgb(encoding.pix_fmt, color, siting=self._siting)
         self._has_alpha = source.info.has_alpha and describe_pixel_format(encoding.pix_fmt).has_alpha
         self._enlarge_alpha = AlphaEnlarger(size)
+        self._has_cover = muxer in MOV_FORMATS and any(is_cover(s) for s in source.tracks.streams)
+        self._metadata = {k: v for k, v in source.info.metadata if k.lower() not in CONTAINER_ONLY_METADATA}
+        flags, self._lost_tags = "", list[str]()
         try:
             with output_faults(name):
+                if muxer in MOV_FORMATS:
+                    flags, self._lost_tags = plan_tags(muxer, self._metadata, has_cover=self._has_cover)
                 self._container = av.open(
                     target,
                     "w",
                     format=muxer,
                     buffer_size=MUX_BUFFER_BYTES,
-                    container_options=_muxer_options(muxer, source),
+                    container_options=_muxer_options(muxer, source, flags),
                 )
                 self._stream = self._add_video(source, size)
                 title = f"{name} ({muxer})"
                 self._tracks = TrackWriter(self._container, source.tracks, title, choices, self.notices)
-                self._has_cover = muxer in MOV_FORMATS and any(is_cover(s) for s in source.tracks.streams)
                 self._copy_metadata(source)
                 self._write_header(source, size)
         except BaseException:
@@ -196,16 +201,18 @@ class ContainerSink(SinkBase):
     def _copy_metadata(self, source: Source) -> None:
         own = {k: v for k, v in source.info.video_metadata if k.lower() in KEPT_VIDEO_METADATA}
         self._stream.metadata.update(own)
-        kept = {k: v for k, v in source.info.metadata if k.lower() not in CONTAINER_ONLY_METADATA}
-        self._container.metadata.update(kept)
+        self._container.metadata.update(self._metadata)
         if source.chapters:
             self._container.set_chapters(source.chapters)
         muxer, lost = self._container.format.name, []
         lost += ["chapters"] if source.chapters and muxer in MUXERS_WITHOUT_CHAPTERS else []
-        lost += ["title"] if muxer in MUXERS_WITHOUT_TITLE and any(k.lower() == "title" for k in kept) else []
+        lost += ["title"] if muxer in MUXERS_WITHOUT_TITLE and any(k.lower() == "title" for k in self._metadata) else []
         is_square = source.info.sample_aspect_ratio in (None, 1)
         lost += [] if is_square or self._encoding.codec in CODECS_WITH_ASPECT else ["shape of its pixels"]
         self.notices.extend(f"{self._name} ({muxer}) does not state the {what}: left out." for what in lost)
+        if self._lost_tags:
+            tags = describe_tags(self._lost_tags)
+            self.notices.append(f"{self._name} ({muxer}) has no field for {tags}: left out. An .mkv output keeps them.")
 
     def _write_header(self, source: Source, size: Size) -> None:
         try:
@@ -263,7 +270,7 @@ def _encoder_rate(rate: Fraction | None) -> Fraction:
     return (rate or DEFAULT_RATE).limit_denominator(2**20)
 
 
-def _muxer_options(muxer: str, source: Source) -> dict[str, str]:
+def _muxer_options(muxer: str, source: Source, flags: str) -> dict[str, str]:
     """How the container is written so that a file cut short can be read, and with exact times.
 
     MP4 states start offsets in the movie's own timescale, by default milliseconds: make it hold every track's.
@@ -278,6 +285,6 @@ def _muxer_options(muxer: str, source: Source) -> dict[str, str]:
         timescale = common if common <= MAX_TIMESCALE else timescale
     return {
         "movie_timescale": str(min(max(timescale, 1000), MAX_TIMESCALE)),
-        "movflags": MOV_FLAGS,
+        "movflags": MOV_FLAGS + flags,
         "frag_duration": str(FRAGMENT_S * 1_000_000),
     }
