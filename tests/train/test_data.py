@@ -71,6 +71,23 @@ def test_jpeg_follows_quality_and_its_tables(clip: torch.Tensor) -> None:
     assert (compress_jpeg(flat, 90, halve_colour=True) - flat).abs().max() <= 2
 
 
+def test_degradation_follows_its_configuration(clip: torch.Tensor) -> None:
+    """Nothing by chance: with every share at 0 the reduction is all; the order alone changes the result."""
+    plain = DegradationConfig(0, 1, 0, blur_share=(0, 0), noise_share=(0, 0), jpeg_share=(0, 0), video_share=0)
+    modes = [
+        resize_clip(clip, (clip.shape[2] // 4, clip.shape[3] // 4), mode) for mode in ("bicubic", "area", "bilinear")
+    ]
+    for seed in range(8):
+        made = degrade_clip(clip, np.random.default_rng(seed), plain, 4)
+        assert made.compression is None
+        assert any(torch.equal(made.clip, mode.clamp(0, 255).round().to(torch.uint8)) for mode in modes)
+    shuffled = DegradationConfig(0, 0, 1, shuffled=1, video_share=1, codecs=("libx264", "libx265"), best_crf=20)
+    found = [degrade_clip(clip, np.random.default_rng(seed), shuffled, 4) for seed in range(12)]
+    assert {made.compression.codec for made in found if made.compression} == {"libx264", "libx265"}
+    assert all(made.clip.shape[2:] == (clip.shape[2] // 4, clip.shape[3] // 4) for made in found)
+    assert all(20 <= made.compression.crf <= 36 for made in found if made.compression)
+
+
 def test_video_compression_is_real(clip: torch.Tensor) -> None:
     grey = clip.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
     frames = grey.round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
@@ -78,6 +95,11 @@ def test_video_compression_is_real(clip: torch.Tensor) -> None:
     assert fine.shape == coarse.shape == frames.shape
     errors = [np.square(x.astype(float) - frames).mean() for x in (fine, coarse)]
     assert errors[1] > 2 * errors[0] > 0
+
+
+def test_video_compression_by_another_encoder(clip: torch.Tensor) -> None:
+    frames = np.ascontiguousarray(clip.round().to(torch.uint8).permute(0, 2, 3, 1).numpy()[:, :32, :32])
+    assert compress_video(frames, crf=28, codec="libx265", repeatable=True).shape == frames.shape
 
 
 def test_video_compression_can_be_repeated() -> None:

@@ -14,7 +14,7 @@ Clip = npt.NDArray[np.uint8]
 RATE = Fraction(24)
 
 
-REPEATABLE = {"x264-params": "mbtree=0"}
+REPEATABLE = {"libx264": {"x264-params": "mbtree=0"}}
 """x264 reads memory that it has not written when it spreads the worth of blocks over pictures of up to 64 pixels'
 width with AVX-512 (seen with PyAV 18.1): of 200 encodings of one clip up to 32 differed, and none without."""
 
@@ -29,7 +29,7 @@ def compress_video(
         crf: constant rate factor, in the encoder's scale.
         codec: an FFmpeg encoder that knows crf.
         preset: its speed.
-        repeatable: for libx264: the same clip gives the same frames whatever its size, at the cost of that part of its
+        repeatable: the same clip gives the same frames whatever its size, at the cost of that part of its
             rate control which looks ahead.
 
     Returns:
@@ -40,7 +40,12 @@ def compress_video(
     """
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="matroska") as container:
-        options = {"crf": str(crf), "preset": preset, "threads": "1", **(REPEATABLE if repeatable else {})}
+        options = {
+            "crf": str(crf),
+            "preset": preset,
+            "threads": "1",
+            **(REPEATABLE.get(codec, {}) if repeatable else {}),
+        }
         stream: Any = container.add_stream(codec, rate=RATE, options=options)
         stream.height, stream.width = clip.shape[1:3]
         stream.pix_fmt = "yuv420p"

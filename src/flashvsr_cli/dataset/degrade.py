@@ -1,8 +1,9 @@
 """Low-resolution clips made from high-resolution ones.
 
-Source: the degradation of RealBasicVSR (Chan et al. 2022) as FlashVSR uses it: blur, resize, noise, JPEG and video
-compression in random order, twice for the strong kind (Real-ESRGAN's second order). Clean clips are reduced by the
-bicubic kernel alone. All on the device the clip is on, but for the video encoder (`compress.py`).
+Source: the degradation of RealBasicVSR (Chan et al. 2022) as FlashVSR uses it: blur, resize, noise and JPEG, for some
+clips in random order (as BSRGAN does), then video compression; the first four twice for the strong kind
+(Real-ESRGAN's second order). Clean clips are reduced by the bicubic kernel alone. All on the device the clip is on, but
+for the video encoder (`compress.py`).
 """
 
 import math
@@ -104,26 +105,42 @@ def degrade_clip(clip: Tensor, rng: Random, config: DegradationConfig, scale: in
     clip = _degrade_once(clip, rng, config, strength, size)
     compression = None
     if rng.random() < config.video_share:
-        low = 18
-        compression = VideoCompression("libx264", int(rng.integers(low, config.crf[strength] + 1)))
+        codec = config.codecs[int(rng.integers(len(config.codecs)))] if len(config.codecs) > 1 else config.codecs[0]
+        compression = VideoCompression(codec, int(rng.integers(config.best_crf, config.crf[strength] + 1)))
     return Degraded(_to_bytes(clip), compression, kind)
 
 
 def _degrade_once(clip: Tensor, rng: Random, config: DegradationConfig, strength: int, size: tuple[int, int]) -> Tensor:
-    """Blur and resize, then noise and JPEG in either order, each with its chance."""
-    chances = ((0.3, 0.75, 0.3), (0.8, 0.8, 0.5))[strength]
-    if rng.random() < chances[0]:
-        clip = blur(clip, gaussian_kernel(rng, float(rng.uniform(0.3, config.blur_sigma[strength]))))
-    mode = ("bicubic", "bicubic", "area", "bilinear")[int(rng.integers(4))]
-    clip = resize_clip(clip, size, mode)
-    for step in rng.permutation(2):
-        if step == 0 and rng.random() < chances[1]:
-            sigma = float(rng.uniform(0.5, config.noise_sigma[strength]))
-            like_photons, in_grey = rng.random(2) < (0.3, 0.3)
-            clip = add_noise(clip, rng, sigma, like_photons=bool(like_photons), in_grey=bool(in_grey))
-        elif step == 1 and rng.random() < chances[2]:
-            quality = int(rng.integers(config.jpeg_quality[strength], 96))
-            clip = compress_jpeg(clip.clamp(0, PEAK), quality, halve_colour=bool(rng.random() < 0.5))
+    """Blur and resize, then noise and JPEG in either order, each with its chance; or all four in any order."""
+
+    def soften(clip: Tensor) -> Tensor:
+        if rng.random() >= config.blur_share[strength]:
+            return clip
+        return blur(clip, gaussian_kernel(rng, float(rng.uniform(0.3, config.blur_sigma[strength]))))
+
+    def reduce(clip: Tensor) -> Tensor:
+        return resize_clip(clip, size, ("bicubic", "bicubic", "area", "bilinear")[int(rng.integers(4))])
+
+    def roughen(clip: Tensor) -> Tensor:
+        if rng.random() >= config.noise_share[strength]:
+            return clip
+        sigma = float(rng.uniform(0.5, config.noise_sigma[strength]))
+        like_photons, in_grey = rng.random(2) < (0.3, 0.3)
+        return add_noise(clip, rng, sigma, like_photons=bool(like_photons), in_grey=bool(in_grey))
+
+    def compress(clip: Tensor) -> Tensor:
+        if rng.random() >= config.jpeg_share[strength]:
+            return clip
+        quality = int(rng.integers(config.jpeg_quality[strength], 96))
+        return compress_jpeg(clip.clamp(0, PEAK), quality, halve_colour=bool(rng.random() < 0.5))
+
+    steps = [soften, reduce, roughen, compress]
+    if config.shuffled and rng.random() < config.shuffled:
+        order = rng.permutation(4)
+    else:
+        order = np.concatenate(([0, 1], 2 + rng.permutation(2)))
+    for i_step in order:
+        clip = steps[i_step](clip)
     return clip
 
 

@@ -77,21 +77,30 @@ class DegradationConfig:
 
     Attributes:
         clean, mild, strong: shares of the three kinds; clean is the plain bicubic reduction.
-        blur_sigma: of the blur kernels in high-resolution pixels, for mild and strong alike.
+        blur_share, noise_share, jpeg_share: how often mild and strong clips get each.
+        shuffled: share of mild and strong clips for which blur, resize, noise and JPEG come in random order.
+        blur_sigma: upper limits of the blur kernels' width in high-resolution pixels for mild and strong.
         noise_sigma: upper limits in levels of 255 for mild and strong.
         jpeg_quality: lowest qualities for mild and strong.
-        crf: upper limits of H.264's quality for mild and strong.
         video_share: share of mild and strong clips that go through a real video encoder.
+        codecs: FFmpeg encoders that know a crf, one of which is drawn.
+        best_crf, crf: the encoder's constant quality lies between the former and the latter, for mild and strong.
     """
 
     clean: float = 0.4
     mild: float = 0.4
     strong: float = 0.2
+    blur_share: tuple[float, float] = (0.3, 0.8)
+    noise_share: tuple[float, float] = (0.75, 0.8)
+    jpeg_share: tuple[float, float] = (0.3, 0.5)
+    shuffled: float = 0.0
     blur_sigma: tuple[float, float] = (1.2, 3.0)
     noise_sigma: tuple[float, float] = (8.0, 20.0)
     jpeg_quality: tuple[int, int] = (60, 30)
-    crf: tuple[int, int] = (30, 36)
     video_share: float = 0.5
+    codecs: tuple[str, ...] = ("libx264",)
+    best_crf: int = 18
+    crf: tuple[int, int] = (30, 36)
 
 
 @dataclass(frozen=True)
