@@ -18,6 +18,7 @@ from flashvsr_cli.video.describing import describe_video, read_tags
 from flashvsr_cli.video.discontinuity import Discontinuities
 from flashvsr_cli.video.faults import reason
 from flashvsr_cli.video.frame import Frame
+from flashvsr_cli.video.hdr import has_captions
 from flashvsr_cli.video.info import SourceInfo
 from flashvsr_cli.video.mp4 import movie_duration
 from flashvsr_cli.video.opening import (
@@ -74,6 +75,7 @@ class ContainerSource(SourceBase):
             self._last_pts = -(2**63)
             self._entry: Entry | None = None
             self._is_before_entry = False
+            self._has_captions = False
             self._time_base = Fraction(self._stream.time_base or Fraction(1, av.time_base))
             self._packets = self._iter_packets()
             self._pictures = self._iter_pictures()
@@ -263,6 +265,9 @@ class ContainerSource(SourceBase):
     def _to_frame(self, held: PlacedPicture, duration: int | None) -> Frame:
         self.counters.corrupt_frames += held.picture.is_corrupt
         self.counters.frames += 1
+        if not self._has_captions and has_captions(held.picture):
+            self._has_captions = True
+            self.notices.append(f"The captions in the pictures of {self._name} are left out; ccextractor reads them.")
         alpha = read_alpha(held.picture) if self.info.has_alpha else None
         return Frame(
             self._orientation.apply(self._to_rgb(held.picture)),

@@ -23,6 +23,7 @@ DYNAMIC_KINDS = {
     "DOVI_METADATA": "Dolby Vision",
     "DYNAMIC_HDR_VIVID": "HDR Vivid",
 }
+CAPTIONS_KIND = "A53_CC"
 # Encoder: (its option that takes parameters, key of the display, key of the light level, whether it takes integers)
 PARAMETERS = {
     "libx265": ("x265-params", "master-display", "max-cll", True),
@@ -84,10 +85,9 @@ class HdrMetadata:
 
 def read_hdr(picture: av.VideoFrame) -> HdrMetadata:
     """The metadata of a decoded picture."""
-    try:
-        side_data: Any = picture.side_data
-    except ValueError:
-        return HdrMetadata()  # PyAV lists all side data or none; a kind newer than itself hides the rest.
+    side_data = _side_data(picture)
+    if side_data is None:
+        return HdrMetadata()
     display = side_data.get("MASTERING_DISPLAY_METADATA")
     light = side_data.get("CONTENT_LIGHT_LEVEL")
     present = {entry.type.name for entry in side_data}
@@ -97,6 +97,20 @@ def read_hdr(picture: av.VideoFrame) -> HdrMetadata:
         None if light is None else parse_light_level(bytes(light)),
         tuple(dynamic),
     )
+
+
+def has_captions(picture: av.VideoFrame) -> bool:
+    """Whether a decoded picture carries closed captions (CTA-608, CTA-708)."""
+    side_data = _side_data(picture)
+    return side_data is not None and any(entry.type.name == CAPTIONS_KIND for entry in side_data)
+
+
+def _side_data(picture: av.VideoFrame) -> Any:
+    """What lies beside a picture; None if PyAV does not know one kind of it: it lists all or none."""
+    try:
+        return picture.side_data
+    except ValueError:
+        return None
 
 
 def parse_mastering_display(data: bytes) -> MasteringDisplay | None:
