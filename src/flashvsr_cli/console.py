@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -30,8 +31,9 @@ from flashvsr_cli.weights_check import Progress as FetchProgress
 LINE_EVERY_S = 10.0
 UNBOUNDED_WIDTH = 10_000
 
+_former: TextIO | None = sys.stderr  # None if the process was started without one; `repair_streams` makes it one
 # Words are wrapped for people; logs and pipes get each message on one line.
-stderr = Console(stderr=True, soft_wrap=not sys.stderr.isatty())
+stderr = Console(stderr=True, soft_wrap=_former is None or not _former.isatty())
 
 
 def visible(text: str) -> str:

@@ -8,7 +8,6 @@ from types import FrameType
 
 from flashvsr_cli.errors import InterruptError
 
-
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 

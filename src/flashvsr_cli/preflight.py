@@ -1,5 +1,7 @@
 """What is refused before a model is loaded: outputs that would destroy something or that nobody would read."""
 
+import fcntl
+import os
 import re
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ PIPE = "-"
 
 
 def check_target(source: str, target: str, *, overwrite: bool) -> None:
-    """Refuse a target that is the source, that exists (unless `overwrite`), or that is a terminal.
+    """Refuse a target that is the source, that exists (unless `overwrite`), or that is a terminal or closed.
 
     Raises:
         OutputError: if it is.
@@ -20,6 +22,7 @@ def check_target(source: str, target: str, *, overwrite: bool) -> None:
     if target == PIPE:
         if sys.stdout.isatty():
             raise OutputError("Frames would go to the terminal.", "Pipe stdout into a program, or name a file with -o.")
+        _refuse_closed_stdout()
         return
     path = Path(target)
     if source != PIPE and _is_same(Path(source), path):
@@ -46,11 +49,17 @@ def check_report(report: Path, target: str | None = None) -> None:
     if target is not None and str(report) == target:
         raise UsageError("Output and report have the same name.", "Choose another name for the report.")
     if str(report) == PIPE:
+        _refuse_closed_stdout()
         return
     if report.is_dir():
         raise OutputError(f"The report {report} is a folder.", "Name a file in it.")
     if not report.parent.is_dir():
         raise OutputError(f"The folder {report.parent} of the report does not exist.", "Create it first.")
+
+
+def _refuse_closed_stdout() -> None:
+    if fcntl.fcntl(sys.stdout, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:  # as `repair_streams` leaves it
+        raise OutputError("Standard output is closed.", "Pipe it into a program, or name a file.")
 
 
 def _is_same(one: Path, other: Path) -> bool:

@@ -99,6 +99,7 @@ def write_report(report: dict[str, Any], path: Path) -> None:
     text = json.dumps(report, indent=2) + "\n"
     if str(path) == PIPE:
         sys.stdout.write(text)
+        sys.stdout.flush()
         return
     with output_faults(f"The report {path}"):
         file = PartFile(path.resolve())

@@ -1,15 +1,16 @@
 """The command line: which commands there are, and the one place where an error becomes a sentence and a code."""
 
-import os
 import sys
+from contextlib import suppress
 from typing import Annotated, NoReturn
 
 import typer
 
 from flashvsr_cli import __version__
 from flashvsr_cli.cli import batch, bench, compare, dataset, doctor, info, train, upscale, weights
-from flashvsr_cli.errors import InterruptError, as_known_error
+from flashvsr_cli.errors import InterruptError, OutputError, as_known_error
 from flashvsr_cli.interrupts import raise_on_signals
+from flashvsr_cli.streams import repair_streams
 
 PROGRAM = "flashvsr"
 
@@ -50,7 +51,8 @@ def _root(
 
 
 def main() -> NoReturn:
-    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 or 143 interrupted."""
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 129, 130 or 143 interrupted."""
+    repair_streams()
     raise_on_signals()
     try:
         app(prog_name=PROGRAM)
@@ -74,9 +76,7 @@ def _fail(message: str, next_step: str | None, exit_code: int) -> NoReturn:
 
 
 def _exit(code: int) -> NoReturn:
-    """Exit; a closed stdout must not turn into a traceback at shutdown."""
-    try:
+    """Exit; a stdout that takes no more must not turn into a traceback at shutdown."""
+    with suppress(BrokenPipeError, OutputError):
         sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
