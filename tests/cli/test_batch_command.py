@@ -79,13 +79,23 @@ def test_folders_that_make_no_sense(flashvsr, make_clip, tmp_path: Path):
     assert empty.code == 1
     assert "in holds no video or picture" in empty.stderr
     make_clip("in/a.mp4", 1)
-    make_clip("in/a.mkv", 1)
     assert flashvsr("batch", "in", "-o", "in").code == 2
-    both = flashvsr("batch", "in", "-o", "out", "--extension", "mkv")
-    assert both.code == 2
-    assert "a.mkv and a.mp4 would both become out/a.mkv" in both.stderr
     assert flashvsr("batch", "nowhere", "-o", "out").code == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_two_files_for_one_result_do_not_stop_the_others(flashvsr, make_clip, look, tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    for name, n_frames in (("a.avi", 1), ("a.mkv", 2), ("b.mp4", 3)):
+        make_clip(f"in/{name}", n_frames)
+    done = flashvsr("batch", "in", "-o", "out", "--extension", "mkv", "-s", 1, "--report", "r.json")
+    assert done.code == 1, done.stderr
+    assert "2 done, 1 failed" in done.stderr
+    assert "a.avi and a.mkv would both become out/a.mkv: only in/a.mkv is taken." in " ".join(done.stderr.split())
+    assert [look(tmp_path / "out" / name).n_frames for name in ("a.mkv", "b.mkv")] == [2, 3]
+    (failed,) = [file for file in json.loads((tmp_path / "r.json").read_text())["files"] if file["state"] == "failed"]
+    assert (failed["input"], failed["output"]) == ("in/a.avi", None)
+    assert "--extension" in failed["next_step"]
 
 
 def test_other_settings_make_it_again_and_what_a_user_changed_is_left_alone(flashvsr, make_clip, look, tmp_path: Path):

@@ -25,7 +25,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def places(*inputs: str, target: str = "out", recursive: bool = False, extension: str | None = None) -> dict[str, str]:
     plan = plan_batch(inputs, Path(target), recursive=recursive, extension=extension)
-    assert not plan.unreadable
+    assert not plan.refused
     return {str(item.source): str(item.target) for item in plan.items}
 
 
@@ -74,25 +74,45 @@ def test_the_same_file_named_twice_is_one_input(tree):
 
 
 @pytest.mark.parametrize(
-    ("names", "inputs", "said"),
+    ("names", "inputs", "taken", "said"),
     [
-        (("in/a.mp4", "in/A.mp4"), ("in",), "A.mp4 and a.mp4 would both become out/a.mp4"),
-        (("in/é.mp4", "in/e\u0301.mp4"), ("in",), "would both become"),
-        (("x/a.mp4", "y/a.mp4"), ("x", "y"), "x/a.mp4 and y/a.mp4 would both become out/a.mp4"),
-        (("in/a.mpg", "in/a.mkv"), ("in",), "a.mkv and a.mpg would both become out/a.mkv"),
+        (("in/a.mp4", "in/A.mp4"), ("in",), "in/A.mp4", "A.mp4 and a.mp4 would both become out/A.mp4"),
+        (("in/é.mp4", "in/e\u0301.mp4"), ("in",), "in/e\u0301.mp4", "would both become"),
+        (("x/a.mp4", "y/a.mp4"), ("x", "y"), "x/a.mp4", "x/a.mp4 and y/a.mp4 would both become out/a.mp4"),
+        (("in/a.mpg", "in/a.mkv"), ("in",), "in/a.mkv", "a.mkv and a.mpg would both become out/a.mkv"),
+        (("in/a.asf", "in/a.mkv"), ("in",), "in/a.mkv", "a.asf and a.mkv would both become out/a.mkv"),
+        (("in/a.asf", "in/a.wmv"), ("in",), "in/a.asf", "a.asf and a.wmv would both become out/a.mkv"),
     ],
 )
-def test_two_inputs_for_one_output_are_refused(tree, names, inputs, said):
-    tree(*names)
-    with pytest.raises(UsageError, match=said):
-        places(*inputs)
+def test_of_two_inputs_for_one_output_one_is_refused(tree, names, inputs, taken, said):
+    tree(*names, f"{inputs[0]}/b.mp4")
+    plan = plan_batch(inputs, Path("out"), recursive=False, extension=None)
+    assert {str(item.source) for item in plan.items} == {taken, f"{inputs[0]}/b.mp4"}
+    ((path, error),) = plan.refused
+    assert {taken, str(path)} == set(names)
+    assert said in error.message
+    assert f"only {taken} is taken" in error.message
 
 
-def test_two_inputs_for_one_output_through_a_link_are_refused(tree):
+def test_three_inputs_for_one_output(tree):
+    tree("in/a.asf", "in/a.mkv", "in/a.wmv")
+    plan = plan_batch(["in"], Path("out"), recursive=False, extension=None)
+    assert [str(item.source) for item in plan.items] == ["in/a.mkv"]
+    assert [str(path) for path, _ in plan.refused] == ["in/a.asf", "in/a.wmv"]
+
+
+def test_two_inputs_for_one_output_through_a_link(tree):
     tree("in/x/a.mp4", "in/y/a.mp4", "out/x/kept")
     Path("out/y").symlink_to("x")
-    with pytest.raises(UsageError, match="would both become"):
-        places("in", recursive=True)
+    plan = plan_batch(["in"], Path("out"), recursive=True, extension=None)
+    assert [str(item.source) for item in plan.items] == ["in/x/a.mp4"]
+    assert [str(path) for path, _ in plan.refused] == ["in/y/a.mp4"]
+
+
+@pytest.mark.parametrize("suffix", ["asf", "3g2", "f4v", "divx", "dv", "m2v", "ogm", "trp", "wmv", "MTS"])
+def test_videos_that_can_only_be_read(tree, suffix):
+    tree(f"in/a.{suffix}")
+    assert places("in") == {f"in/a.{suffix}": "out/a.mkv"}
 
 
 @pytest.mark.parametrize(
@@ -185,7 +205,7 @@ def test_a_folder_that_nobody_may_look_into_does_not_stop_the_rest(tree, monkeyp
     monkeypatch.setattr(Path, "iterdir", refuse)  # tests may run as root, whom nothing refuses
     plan = plan_batch(["in"], Path("out"), recursive=True, extension=None)
     assert [str(item.source) for item in plan.items] == ["in/a.mp4"]
-    ((folder, error),) = plan.unreadable
+    ((folder, error),) = plan.refused
     assert str(folder) == "in/locked"
     assert error.message == "The folder in/locked cannot be read: permission denied."
 

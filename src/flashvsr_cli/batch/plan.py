@@ -35,12 +35,12 @@ class BatchPlan:
 
     Attributes:
         items: each input with its place, in natural order.
-        unreadable: folders that could not be looked into, and why.
+        refused: folders that could not be looked into, and inputs whose result would be another one's, and why.
         notices: what the user should know.
     """
 
     items: list[BatchItem] = field(default_factory=list)
-    unreadable: list[tuple[Path, FlashVSRError]] = field(default_factory=list)
+    refused: list[tuple[Path, FlashVSRError]] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
 
 
@@ -59,7 +59,8 @@ def plan_batch(inputs: Sequence[str], target: Path, *, recursive: bool, extensio
     any folders between) for the files that match, mirrored from its first part with a wildcard on; a file for
     itself. Hidden files, and results of an earlier run that lie below an input folder, are left out. Linked folders
     are followed, every folder once. A video keeps its extension unless `extension` says otherwise or its container
-    can be read only.
+    can be read only. Of two inputs that would become the same output (names that differ in case are the same) the
+    first is taken and the other refused, but one that keeps its name goes before one that does not.
 
     Args:
         inputs: folders, files and patterns.
@@ -69,8 +70,7 @@ def plan_batch(inputs: Sequence[str], target: Path, *, recursive: bool, extensio
 
     Raises:
         InputError: there is nothing to do.
-        UsageError: an input does not exist, two inputs would become the same output (names that differ in case are
-            the same), an output would replace an input, or an input folder is the output folder.
+        UsageError: an input does not exist, an output would replace an input, or an input folder is the output folder.
     """
     plan = BatchPlan()
     _check_extension(extension)
@@ -81,9 +81,9 @@ def plan_batch(inputs: Sequence[str], target: Path, *, recursive: bool, extensio
         if not found:
             empty.append(_nothing_in(text, recursive))
         for one in found:
-            _claim(claimed, BatchItem(one.path, target / _result_name(one.place, extension)))
+            _claim(claimed, plan, BatchItem(one.path, target / _result_name(one.place, extension)))
     plan.items = list(claimed.values())
-    if not plan.items and not plan.unreadable:
+    if not plan.items and not plan.refused:
         raise empty[0]
     plan.notices = [error.message for error in empty]
     _refuse_replaced_inputs(plan.items)
@@ -139,7 +139,7 @@ def _walk(folder: Path, depth: int | None, plan: BatchPlan) -> Iterator[Path]:
             seen.add((facts.st_dev, facts.st_ino))
             children = [child for child in here.iterdir() if not child.name.startswith(".")]
         except OSError as error:
-            plan.unreadable.append((here, input_error(f"The folder {here}", error)))
+            plan.refused.append((here, input_error(f"The folder {here}", error)))
             continue
         for child in children:
             mode = _mode(child)
@@ -215,14 +215,23 @@ def _result_name(place: Path, extension: str | None) -> Path:
     return place if suffix in WRITABLE_SUFFIXES else place.with_suffix(FALLBACK_SUFFIX)
 
 
-def _claim(claimed: dict[str, BatchItem], item: BatchItem) -> None:
+def _claim(claimed: dict[str, BatchItem], plan: BatchPlan, item: BatchItem) -> None:
     key = _one_name(item.target)
-    other = claimed.setdefault(key, item)
-    if _real(other.source) != _real(item.source):
-        raise UsageError(
-            f"{_apart(other.source, item.source)} would both become {item.target}.",
-            "Rename one, omit --extension, or give the folder that holds both.",
-        )
+    first = claimed.setdefault(key, item)
+    if _real(first.source) == _real(item.source):
+        return
+    both = _apart(first.source, item.source)
+    if _keeps_name(item) and not _keeps_name(first):
+        claimed[key], item, first = item, first, item
+    error = UsageError(
+        f"{both} would both become {first.target}: only {first.source} is taken.",
+        "Rename one, omit --extension, or give the folder that holds both.",
+    )
+    plan.refused.append((item.source, error))
+
+
+def _keeps_name(item: BatchItem) -> bool:
+    return item.source.name == item.target.name
 
 
 def _apart(one: Path, other: Path) -> str:

@@ -7,17 +7,19 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flashvsr_cli import __version__
 from flashvsr_cli.batch.choice import Choice, Chooser, failed_last_time, model_facts, settings_of
 from flashvsr_cli.batch.console import batch_reporter
 from flashvsr_cli.batch.estimate import Estimate, probing
 from flashvsr_cli.batch.plan import BatchItem, plan_batch
-from flashvsr_cli.batch.record import Record
+from flashvsr_cli.batch.record import RECORD_NAME, Record
 from flashvsr_cli.batch.result import BatchResult, Failure
 from flashvsr_cli.batch.run import BatchOptions, BatchRun
 from flashvsr_cli.console import fetching, print_line
 from flashvsr_cli.jobs import Job
 from flashvsr_cli.model.traits import Traits
 from flashvsr_cli.options import EncodeOptions, InputOptions, ModelOptions, Settings
+from flashvsr_cli.preflight import check_report
 from flashvsr_cli.report import write_report
 from flashvsr_cli.tables import print_batch
 from flashvsr_cli.video.faults import output_faults
@@ -104,11 +106,16 @@ def run_request(request: BatchRequest) -> bool:
 
     Raises:
         InputError: there is nothing to do.
+        OutputError: the report cannot be written.
         UsageError: the inputs or options contradict each other.
         WeightsError, DeviceError: the model cannot be loaded.
     """
     folder = request.options.folder
     plan = plan_batch(request.inputs, folder, recursive=request.recursive, extension=request.extension)
+    if request.report:
+        sources = [str(item.source) for item in plan.items]
+        targets = [str(folder / RECORD_NAME), *(str(item.target) for item in plan.items)]
+        check_report(request.report, sources, targets, overwrite=request.overwrite)
     record = Record(folder)
     for text in (*plan.notices, *record.notices):
         request.tell(text)
@@ -119,7 +126,7 @@ def run_request(request: BatchRequest) -> bool:
     chooser = Chooser(record, get_model_facts, request.overwrite, request.redo, request.tell)
     choices = [chooser.choose(item, request.job(item)) for item in items]
 
-    results = [BatchResult(str(path), None, "failed", failure=Failure.of(error)) for path, error in plan.unreadable]
+    results = [BatchResult(str(path), None, "failed", failure=Failure.of(error)) for path, error in plan.refused]
     results += [
         BatchResult(str(choice.item.source), str(choice.item.target), "skipped", reason=choice.reason)
         for choice in choices
@@ -134,7 +141,8 @@ def run_request(request: BatchRequest) -> bool:
         # After Ctrl-C, too, one wants to know what is done.
         print_batch(results, n_left=n_all - len(results), quiet=request.quiet)
         if request.report:
-            write_report({"files": [result.to_json() for result in results]}, request.report)
+            facts = {"flashvsr": __version__, "files": [result.to_json() for result in results]}
+            write_report(facts, request.report, overwrite=request.overwrite)
     return n_all == len(results) and not any(result.state == "failed" for result in results)
 
 

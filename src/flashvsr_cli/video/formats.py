@@ -8,5 +8,6 @@ VIDEO_SUFFIXES = frozenset(
     for name in (
         *("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ts", "m2ts", "mts", "vob"),
         *("wmv", "flv", "ogv", "3gp", "mxf", "gif", "y4m"),
+        *("asf", "3g2", "f4v", "divx", "dv", "m2v", "ogm", "trp"),
     )
 )
