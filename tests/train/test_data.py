@@ -16,10 +16,12 @@ from flashvsr_cli.dataset.degrade import degrade_clip, gaussian_kernel, resize_c
 from flashvsr_cli.dataset.filters import FilterConfig, measure_file
 from flashvsr_cli.dataset.jpeg import LUMINANCE, compress_jpeg, quantisation_table
 from flashvsr_cli.dataset.motion import Picture, render_clip
+from flashvsr_cli.dataset.pool import ClipPool
 from flashvsr_cli.dataset.procedural import colored_noise, draw_picture
-from flashvsr_cli.dataset.sources import INDEX
-from flashvsr_cli.train.config import DegradationConfig
+from flashvsr_cli.dataset.sources import INDEX, read_index
+from flashvsr_cli.train.config import DataConfig, DegradationConfig, StageConfig, ValidationConfig
 from flashvsr_cli.train.losses import flicker_distance
+from flashvsr_cli.train.validate import make_clips
 
 CPU = torch.device("cpu")
 
@@ -193,3 +195,33 @@ def test_what_moves_with_the_picture_is_no_flicker() -> None:
     along, here = flicker_distance(wanted + moving, wanted), flicker_distance(wanted + blinking, wanted)
     assert float(along) < 0.05 * float(here)
     assert float(flicker_distance(wanted, wanted)) == 0
+
+
+def test_held_out_files_of_shards_are_validated_on_and_never_trained_on(tmp_path: Path) -> None:
+    sources = tmp_path / "sources"
+    sources.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("train.mkv", "some-val.mkv"):
+        with av.open(str(sources / name), "w") as out:
+            stream = out.add_stream("ffv1", rate=25)
+            stream.height, stream.width, stream.pix_fmt = 128, 128, "yuv420p"
+            noise = rng.integers(0, 256, (128, 140, 3), dtype=np.uint8)
+            for i_frame in range(25):
+                shown = np.ascontiguousarray(noise[:, i_frame // 2 : i_frame // 2 + 128])
+                out.mux(stream.encode(av.VideoFrame.from_ndarray(shown, format="rgb24")))
+            out.mux(stream.encode(None))
+    limits = FilterConfig(min_frames=20, min_side=64, motion=(0.0, 100.0))
+    assert build_shards([sources], tmp_path / "shards", limits).counts["motion"] == 2
+    shards = (str(tmp_path / "shards"),)
+    assert len(read_index(shards, "video")) == 2
+    ((kept, _),) = read_index(shards, "video", only=["-val"])
+    data = DataConfig(shards=shards, hold_out=("-val",), procedural=0.0, size=128, pool_clips=2, workers=1)
+    pool = ClipPool(data, 0, CPU)
+    assert [[path for path, _ in source._videos] for source in pool._sources] == [
+        [path for path, _ in read_index(shards, "video", without=["-val"])]
+    ]
+    config = StageConfig("causal", n_steps=1, data=data, validation=ValidationConfig(n_clips=2, size=128, n_frames=9))
+    clips = make_clips(config)
+    assert [(clip.source, clip.variant) for clip in clips] == [
+        (kept.stem, "clean"), (kept.stem, "degraded"), ("procedural", "clean"), ("procedural", "degraded"),
+    ]  # fmt: skip

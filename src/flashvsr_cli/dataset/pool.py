@@ -59,8 +59,8 @@ class ClipPool:
             rng = generator_of(self._seed, _PICTURES)
             count = min(PROCEDURAL_PICTURES, max(2, config.pool_clips // 4 or PROCEDURAL_PICTURES))
             sources.append((draw_pictures(rng, count, max(512, 2 * max(config.sides)), device), config.procedural))
-        videos = read_index(config.shards, "video")
-        photos = [path for path, _ in read_index(config.shards, "photo")]
+        videos = read_index(config.shards, "video", without=config.hold_out)
+        photos = [path for path, _ in read_index(config.shards, "photo", without=config.hold_out)]
         photos += list_photos(config.photos, without=config.hold_out)
         share = (1 - config.procedural) / max(1, bool(videos) + bool(photos))
         if photos:

@@ -54,11 +54,11 @@ def list_photos(folders: Sequence[str], *, without: Sequence[str] = (), only: Se
         if not folder.is_dir():
             raise InputError(f"{folder} is not a folder.", "Correct data.photos in the stage's TOML.")
         paths += sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES)
-    return [
-        path
-        for path in paths
-        if not any(part in path.name for part in without) and (not only or any(part in path.name for part in only))
-    ]
+    return [path for path in paths if _is_wanted(path.name, without, only)]
+
+
+def _is_wanted(name: str, without: Sequence[str], only: Sequence[str]) -> bool:
+    return not any(part in name for part in without) and (not only or any(part in name for part in only))
 
 
 class PictureSource:
@@ -84,8 +84,10 @@ def draw_pictures(rng: Random, count: int, side: int, device: torch.device) -> P
     return PictureSource([Picture.of(draw_picture(rng, side, device)) for _ in range(count)])
 
 
-def read_index(folders: Sequence[str], kind: str) -> list[tuple[Path, int]]:
-    """Files of a kind ("video" or "photo") in shards, and their frames.
+def read_index(
+    folders: Sequence[str], kind: str, *, without: Sequence[str] = (), only: Sequence[str] = ()
+) -> list[tuple[Path, int]]:
+    """Files of a kind ("video" or "photo") in shards, and their frames, filtered by parts of their original names.
 
     Raises:
         InputError: a folder has no index.
@@ -96,7 +98,11 @@ def read_index(folders: Sequence[str], kind: str) -> list[tuple[Path, int]]:
         if not index.is_file():
             raise InputError(f"{folder} has no {INDEX}.", "Make it with `flashvsr dataset build`.")
         records = map(json.loads, index.read_text(encoding="utf-8").splitlines())
-        files += [(folder / record["file"], record["n_frames"]) for record in records if record["kind"] == kind]
+        files += [
+            (folder / record["file"], record["n_frames"])
+            for record in records
+            if record["kind"] == kind and _is_wanted(record["source"], without, only)
+        ]
     return files
 
 

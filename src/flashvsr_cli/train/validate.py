@@ -17,7 +17,7 @@ from flashvsr_cli.dataset.degrade import add_noise, resize_clip
 from flashvsr_cli.dataset.motion import Picture as Scene
 from flashvsr_cli.dataset.motion import render_clip
 from flashvsr_cli.dataset.procedural import draw_picture
-from flashvsr_cli.dataset.sources import list_photos, read_photo
+from flashvsr_cli.dataset.sources import list_photos, read_index, read_photo
 from flashvsr_cli.errors import InputError
 from flashvsr_cli.model.stream import Network
 from flashvsr_cli.options import Settings
@@ -48,11 +48,15 @@ class ValidationClip:
 
 
 def make_clips(config: StageConfig) -> list[ValidationClip]:
-    """Clips of held-out photos (or procedural pictures where there are none), clean and degraded."""
-    options = config.validation
-    paths = list_photos(options.photos, only=config.data.hold_out) if options.photos and config.data.hold_out else []
-    clips = []
-    for i_clip in range(options.n_clips):
+    """Clips of held-out videos and photos (or procedural pictures where there are none), clean and degraded."""
+    options, held_out = config.validation, config.data.hold_out
+    paths = list_photos(options.photos, only=held_out) if options.photos and held_out else []
+    videos = []
+    if held_out:
+        paths += [path for path, _ in read_index(config.data.shards, "photo", only=held_out)]
+        videos = [path for path, _ in read_index(config.data.shards, "video", only=held_out)][: options.n_clips]
+    clips = [clip for path in videos for clip in clips_of_video(path, config)]
+    for i_clip in range(options.n_clips - len(videos)):
         rng = generator_of(config.seed, i_clip, Purpose.VALIDATION)
         path = paths[i_clip % len(paths)] if paths else None
         scene = Scene.of(read_photo(path) if path else draw_picture(rng, 512, torch.device("cpu")))
