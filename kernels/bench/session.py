@@ -69,11 +69,11 @@ class Setup:
 
     def measure(self, name, *, fp8, kv_precision="model", n_frames=0):
         from flashvsr_cli.bench_model import measure_model
-        from flashvsr_cli.options import Settings
 
         speed = measure_model(
-            self.size(name), device=str(self.device), backend=self.backend, fp8=fp8, n_chunks=self.n_chunks,
-            n_frames=n_frames, settings=Settings(kv_precision=kv_precision),
+            self.size(name), model="v1.1", device=str(self.device), backend=self.backend, fp8=fp8,
+            n_chunks=self.n_chunks, n_frames=n_frames,
+            choose_settings=lambda defaults: replace(defaults, kv_precision=kv_precision),
         )  # fmt: skip
         return speed.to_json()
 
@@ -293,11 +293,10 @@ def part_profile(setup):
 
 
 def make_runner(setup, network, kv_precision="model"):
-    from flashvsr_cli.bench_model import _Clock, _Runner
+    from flashvsr_cli.bench_model import ChunkRunner
     from flashvsr_cli.options import Settings
 
-    clock = _Clock(setup.device)
-    return _Runner(network, setup.size(), Settings(kv_precision=kv_precision), clock), clock
+    return ChunkRunner(network, setup.size(), Settings(kv_precision=kv_precision))
 
 
 def profile_chunks(setup, network, kv_precision, name, n_chunks=3):
@@ -305,7 +304,7 @@ def profile_chunks(setup, network, kv_precision, name, n_chunks=3):
     from torch.profiler import ProfilerActivity
 
     is_cuda = setup.device.type == "cuda"
-    runner, _ = make_runner(setup, network, kv_precision)
+    runner = make_runner(setup, network, kv_precision)
     for _ in range(2 if setup.is_dry else 5):
         runner.step()
     torch.cuda.synchronize() if is_cuda else None
@@ -380,26 +379,11 @@ def part_variants(setup):
 
 def time_stages(setup, network, kv_precision="model"):
     """Milliseconds per stage with the device synchronised, and frames per second without."""
-    import statistics
-
-    import torch
-
-    runner, clock = make_runner(setup, network, kv_precision)
+    runner = make_runner(setup, network, kv_precision)
     for _ in range(setup.n_warm):
         runner.step()
-    clock.synchronizes = True
-    for _ in range(setup.n_chunks):
-        runner.step()
-    stages = {stage: round(1e3 * statistics.median(times), 2) for stage, times in clock.seconds.items()}
-    clock.synchronizes = False
-    if setup.device.type == "cuda":
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    for _ in range(setup.n_chunks):
-        runner.step()
-    if setup.device.type == "cuda":
-        torch.cuda.synchronize()
-    fps = setup.n_chunks * 8 / (time.perf_counter() - started)
+    stages = {stage: round(ms, 2) for stage, ms in runner.measure_stages(setup.n_chunks).items()}
+    fps = runner.measure_fps(setup.n_chunks)
     print(f"{fps:.1f} fps; ms: {stages}", flush=True)
     return {"fps": fps, "stage_ms": stages}
 

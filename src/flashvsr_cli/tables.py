@@ -109,18 +109,20 @@ def print_findings(findings: Sequence["Finding"]) -> None:
 
 def print_speed(speed: "ModelSpeed") -> None:
     """What `bench model` measured."""
-    title = f"{_size_text(speed.size)}, {speed.dtype}, {speed.backend} backend, {speed.device}"
+    from flashvsr_cli.bench_model import format_rate  # loads torch, which other tables do without
+
+    title = f"{speed.model}, {_size_text(speed.size)}, {speed.dtype}, {speed.backend} backend, {speed.device}"
     table = Table(title=title, title_justify="left")
     for heading in ("stage", "ms per chunk", "TFLOP/s", "of a matrix product"):
         table.add_column(heading, justify="left" if heading == "stage" else "right")
     for stage, milliseconds in speed.stage_ms.items():
         rate = speed.stage_tflops.get(stage)
         share = f"{rate / speed.matmul_tflops:.0%}" if rate else ""
-        table.add_row(stage, f"{milliseconds:.2f}", f"{rate:.0f}" if rate else "", share)
+        table.add_row(stage, f"{milliseconds:.2f}", speed.rate_text(stage), share)
     print_table(table)
     rows = {
         "steady state": f"{speed.fps:.1f} fps",
-        "matrix product": f"{speed.matmul_tflops:.0f} TFLOP/s",
+        "matrix product": f"{format_rate(speed.matmul_tflops)} TFLOP/s",
         "first frames": f"{speed.first_frame_s:.1f} s, of a second clip {speed.next_first_frame_s:.1f} s",
     }
     if speed.n_frames:

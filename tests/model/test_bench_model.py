@@ -1,12 +1,23 @@
 """The model benchmark on a model small enough for a CPU: what it reports, not how fast."""
 
+import weakref
+from typing import Any
+
+import numpy as np
 import pytest
+import torch
 
 from flashvsr_cli import bench_model
-from flashvsr_cli.bench_model import measure_model
+from flashvsr_cli.bench_clip import draw_clip, measure_files
+from flashvsr_cli.bench_model import load_subject, measure_model
 from flashvsr_cli.model import full_size
 from flashvsr_cli.model.config import DiTConfig, LowResProjectionConfig, TinyDecoderConfig
+from flashvsr_cli.model.kv_cache import PagedKVCache
+from flashvsr_cli.model.traits import Traits
+from flashvsr_cli.options import Settings
+from flashvsr_cli.pipeline import Upscaler
 from flashvsr_cli.tables import print_speed
+from flashvsr_cli.weights import resolve_checkpoint
 
 
 @pytest.fixture
@@ -20,7 +31,8 @@ def small_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small_model")
 def test_reports_stages_rates_and_a_clip_from_file_to_file(capsys: pytest.CaptureFixture[str]) -> None:
-    speed = measure_model((128, 128), device="cpu", n_chunks=1, n_frames=23)
+    speed = measure_model((128, 128), model="v1", device="cpu", n_chunks=1, n_frames=23)
+    assert speed.model == "v1 with random weights"
     assert set(speed.stage_tflops) == {"projection", "transformer", "decoder"}
     assert set(speed.stage_ms) > set(speed.stage_tflops)
     assert speed.n_frames == 23
@@ -33,10 +45,63 @@ def test_reports_stages_rates_and_a_clip_from_file_to_file(capsys: pytest.Captur
 
 
 @pytest.mark.usefixtures("small_model")
+def test_never_two_streams_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The peak of memory is that of one clip; and where one clip fits, the measurement does."""
+    live: weakref.WeakSet[PagedKVCache] = weakref.WeakSet()
+    n_live = []
+    build = PagedKVCache.__init__
+
+    def build_and_count(cache: PagedKVCache, *args: Any, **keywords: Any) -> None:
+        build(cache, *args, **keywords)
+        live.add(cache)
+        n_live.append(len(live))
+
+    monkeypatch.setattr(PagedKVCache, "__init__", build_and_count)
+    measure_model((128, 128), model="v1.1", device="cpu", n_chunks=1, n_frames=2)
+    assert len(n_live) == 5
+    assert set(n_live) == {1}
+
+
+def test_the_packaged_model_is_measured_with_its_own_weights_and_settings() -> None:
+    subject = load_subject("nano", torch.device("cpu"), torch.float32)
+    traits = Traits.of(resolve_checkpoint("nano").metadata)
+    assert not subject.is_random
+    assert subject.network.dit.config.head_dim == traits.head_dim == 64
+    assert Upscaler(subject.network, subject.checkpoint).default_settings == traits.settings
+
+
+def test_the_clip_moves_and_has_edges() -> None:
+    frames = np.stack(list(draw_clip((48, 64), 100))).astype(float)
+    assert frames.shape == (100, 48, 64, 3)
+    steps = np.abs(np.diff(frames, axis=0)).mean(axis=(1, 2, 3))
+    assert 0.5 < steps.min() <= steps.max() < 40
+    assert np.abs(np.diff(frames, axis=2)).mean() > 2
+    assert np.array_equal(frames, np.stack(list(draw_clip((48, 64), 100))))
+
+
+@pytest.mark.usefixtures("small_model")
+@pytest.mark.parametrize("shows_model", [False, True])
+def test_noise_of_random_weights_is_not_what_is_encoded(shows_model: bool) -> None:
+    seen: list[Settings] = []
+
+    class Watched(Upscaler):
+        def upscale(self, frames: Any, scale: float = 4, settings: Any = None, *args: Any, **keywords: Any) -> Any:
+            seen.append(settings)
+            return super().upscale(frames, scale, settings, *args, **keywords)
+
+    subject = load_subject("v1.1", torch.device("cpu"), torch.float32)
+    upscaler = Watched(subject.network, subject.checkpoint)
+    n_frames, fps = measure_files(upscaler, (32, 32), Settings(), 3, shows_model=shows_model)
+    assert n_frames == 3
+    assert fps > 0
+    assert [settings.strength for settings in seen] == [float(shows_model)]
+
+
+@pytest.mark.usefixtures("small_model")
 def test_chart_is_a_picture(tmp_path) -> None:
     pytest.importorskip("matplotlib")
     from flashvsr_cli.bench_chart import draw_chart
 
-    speed = measure_model((128, 128), device="cpu", n_chunks=1)
+    speed = measure_model((128, 128), model="v1.1", device="cpu", n_chunks=1)
     draw_chart(speed, tmp_path / "chart.png")
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")

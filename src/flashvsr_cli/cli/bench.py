@@ -1,6 +1,7 @@
 """`flashvsr bench`: how fast this machine is."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,15 @@ app = typer.Typer(no_args_is_help=True, help="Measure speed on this machine.")
 
 @app.command("model")
 def bench_model(
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            help="A name of `flashvsr weights list`, a folder or a file; released models have random weights.",
+        ),
+    ] = "auto",
     size: Annotated[
         PixelSize, typer.Option(parser=parse_size, metavar="WxH", help="Size of the output; multiples of 4.")
     ] = DEFAULT_SIZE,
@@ -36,23 +46,23 @@ def bench_model(
         Path | None, typer.Option(dir_okay=False, metavar="PNG", help="Draw the stages; needs matplotlib.")
     ] = None,
 ) -> None:
-    """The released model's speed with random weights: stages, frames per second, memory. Needs no download."""
+    """A model's speed: stages, frames per second, memory. Downloads nothing: released models have random weights."""
     from flashvsr_cli.bench_chart import draw_chart, require_matplotlib
     from flashvsr_cli.bench_model import measure_model
-    from flashvsr_cli.options import Settings
     from flashvsr_cli.tables import print_speed
 
     if chart:
         require_matplotlib()
     speed = measure_model(
         (size.height, size.width),
+        model=model,
         device=device,
         dtype=DTYPE_OF[precision] if precision else None,
         backend=backend.value,
         fp8=precision is PrecisionChoice.FP8,
         n_chunks=chunks,
         n_frames=frames,
-        settings=Settings(kv_precision=kv_precision.value),
+        choose_settings=lambda defaults: replace(defaults, kv_precision=kv_precision.value),
     )
     if as_json:
         typer.echo(json.dumps(speed.to_json(), indent=2))
