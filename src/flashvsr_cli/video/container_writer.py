@@ -81,7 +81,8 @@ class ContainerSink(SinkBase):
         self._target = target
         self._encoding = encoding
         self._grid = find_grid(muxer, encoding.codec, source.info)
-        self._time_base = self._grid.tick if self._grid else source.info.time_base
+        self._source_tick = source.info.time_base
+        self._time_base = self._grid.tick if self._grid else self._source_tick
         self._durations: dict[int, int] = {}
         self._n_next = 0
         self._first_pts: int | None = None
@@ -118,6 +119,8 @@ class ContainerSink(SinkBase):
 
     def write(self, frame: Frame) -> None:
         """Encodes a frame and moves the other tracks up to its time."""
+        if frame.pts is not None:
+            self._tracks.begin(frame.pts * self._source_tick)
         self._write(self._grid.place(frame) if self._grid else frame)
 
     def _write(self, frame: Frame) -> None:

@@ -3,45 +3,31 @@
 from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
-from math import floor
-from typing import Any, cast
+from typing import Any
 
 import av
-from av.audio.resampler import AudioResampler
-from av.bitstream import BitStreamFilterContext
-from av.error import EOFError as AvEOFError
 from av.error import FFmpegError
-from av.format import Flags
 
 from flashvsr_cli.errors import OutputError
 from flashvsr_cli.options import AudioChoice, SubtitleChoice
 from flashvsr_cli.video.faults import reason
+from flashvsr_cli.video.languages import QUICKTIME_MUXER, to_quicktime
+from flashvsr_cli.video.sound_times import SoundTimes
 from flashvsr_cli.video.subtitles import MP4_TEXT, TEXT_CODEC_OF_MUXER, TEXT_CODECS, CopiedMp4Text, TranscodedText
-from flashvsr_cli.video.tracks import CopiedTracks, aac_config, describe_track, is_cover, read_metadata
+from flashvsr_cli.video.track_ways import AttachedCover, CopiedPackets, TranscodedSound
+from flashvsr_cli.video.tracks import CopiedTracks, describe_track, is_cover, read_metadata
 
 MUXER_OF_EVERYTHING = "matroska"
-ADTS_MUXERS = ("mpegts",)
-KINDS_OF_MUXER = {"attachment": (MUXER_OF_EVERYTHING,), "cover": (MUXER_OF_EVERYTHING, "mp4", "ipod")}
-COVER_TYPES = {"png": "image/png", "mjpeg": "image/jpeg", "webp": "image/webp", "bmp": "image/bmp"}
-OPUS_MUXERS = ("webm",)
+KINDS_OF_MUXER = {"attachment": (MUXER_OF_EVERYTHING,), "cover": (MUXER_OF_EVERYTHING, "mp4")}
 # MPEG-TS takes any codec, but readers recognise only these.
 CODECS_OF_MUXER = {
     "mpegts": (
-        *("aac", "aac_latm", "mp1", "mp2", "mp3", "mp3float", "ac3", "eac3", "dca", "truehd", "opus", "libopus"),
-        *("dvbsub", "dvb_subtitle", "dvb_teletext", "libzvbi_teletextdec"),
+        *("aac", "aac_latm", "mp1", "mp2", "mp3", "ac3", "eac3", "dts", "truehd", "opus"),
+        "dvb_subtitle",
     )
 }
-LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
-KNOWN_LAYOUTS = frozenset(LAYOUTS.values())
-# QuickTime knows languages by their bibliographic codes.
-QUICKTIME_LANGUAGES = {
-    **{"deu": "ger", "fra": "fre", "nld": "dut", "ces": "cze", "ell": "gre", "zho": "chi", "ron": "rum", "slk": "slo"},
-    **{"isl": "ice", "fas": "per", "msa": "may", "sqi": "alb", "hye": "arm", "eus": "baq", "kat": "geo", "cym": "wel"},
-}
 MUXERS_WITHOUT_LANGUAGES = ("avi", "flv")
-OPUS_RATE = 48_000
-BIT_RATE_PER_CHANNEL = 96_000
-AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
+NO_LANGUAGE = "und"
 
 
 @dataclass(frozen=True)
@@ -57,104 +43,7 @@ class TrackChoices:
     subtitles: SubtitleChoice = "copy"
 
 
-class _Copy:
-    """Packets as they are, but for times that go back, which no container takes: these begin with the one before."""
-
-    def __init__(self, container: av.container.OutputContainer, stream: Any) -> None:
-        is_strict = not container.format.flags & cast(int, Flags.ts_nonstrict.value) and stream.type != "subtitle"
-        self._step = 1 if is_strict else 0
-        self._last: int | None = None
-        self.n_moved = self.n_damaged = 0
-        # AAC that states itself in every packet has to lose these headers; FFmpeg forgets it for fragments of MP4.
-        is_adts = stream.type == "audio" and stream.codec_context.name == "aac" and not stream.codec_context.extradata
-        has_headers = is_adts and container.format.name not in ADTS_MUXERS
-        self._filter = BitStreamFilterContext("aac_adtstoasc", stream) if has_headers else None
-        self.stream: Any = container.add_stream_from_template(stream, opaque=True)
-        context = self.stream.codec_context
-        if stream.type == "audio" and context.layout.name not in KNOWN_LAYOUTS and context.channels in LAYOUTS:
-            context.layout = LAYOUTS[context.channels]  # MP4 refuses channels of unstated places.
-
-    def convert(self, packet: av.Packet) -> list[av.Packet]:
-        try:
-            packets = [packet] if self._filter is None else self._filter.filter(packet)
-        except FFmpegError:
-            self.n_damaged += 1
-            return []
-        for out in packets:
-            if out.dts is not None:
-                self._keep_rising(out, out.dts, Fraction(out.time_base) / self.stream.time_base)
-            out.stream = self.stream
-        return packets
-
-    def _keep_rising(self, packet: av.Packet, stated: int, ratio: Fraction) -> None:
-        """Moves a packet of which the decoding time is not above the last one's, in the output's ticks."""
-        dts = floor(stated * ratio + Fraction(1, 2))
-        if self._last is not None and dts < self._last + self._step:
-            dts = self._last + self._step
-            pts = dts if packet.pts is None else max(dts, floor(packet.pts * ratio + Fraction(1, 2)))
-            packet.pts, packet.dts, packet.duration = pts, dts, round((packet.duration or 0) * ratio)
-            packet.time_base = self.stream.time_base
-            self.n_moved += 1
-        self._last = dts
-
-    def flush(self) -> list[av.Packet]:
-        return []
-
-
-class _Transcode:
-    """Sound decoded and encoded anew; what cannot be decoded is left out and counted."""
-
-    def __init__(self, container: av.container.OutputContainer, stream: Any) -> None:
-        context = stream.codec_context
-        codec, rate = "aac", context.sample_rate
-        if container.format.name in OPUS_MUXERS:
-            codec, rate = "libopus", OPUS_RATE
-        elif rate not in AAC_RATES:
-            rate = OPUS_RATE
-        self._source = stream
-        untyped: Any = container
-        self.stream: Any = untyped.add_stream(codec, rate=rate)
-        self.stream.layout = LAYOUTS.get(context.channels, context.layout)
-        self.stream.bit_rate = BIT_RATE_PER_CHANNEL * max(1, context.channels)
-        encoder = self.stream.codec_context
-        encoder.open()
-        self._resampler = AudioResampler(encoder.format.name, encoder.layout, rate, encoder.frame_size or None)
-        self.n_damaged = 0
-
-    def convert(self, packet: av.Packet) -> list[av.Packet]:
-        try:
-            frames: list[Any] = packet.decode()
-        except (AvEOFError, FFmpegError):
-            self.n_damaged += 1
-            return []
-        return [out for frame in frames for out in self._encode(frame)]
-
-    def flush(self) -> list[av.Packet]:
-        frames: list[Any] = self._source.codec_context.decode(None)
-        rest = [out for frame in frames for out in self._encode(frame)]
-        return [*rest, *self._encode(None), *self.stream.encode(None)]
-
-    def _encode(self, frame: av.AudioFrame | None) -> list[av.Packet]:
-        return [packet for part in self._resampler.resample(frame) for packet in self.stream.encode(part)]
-
-
-class _Attachment:
-    """A cover picture, which Matroska keeps among the attached files."""
-
-    def __init__(self, container: av.container.OutputContainer, stream: Any, picture: av.Packet | None) -> None:
-        mime_type = COVER_TYPES.get(stream.codec_context.name)
-        if mime_type is None or picture is None:
-            raise ValueError("the cover is of no known type, or comes late")
-        container.add_attachment(f"cover.{mime_type.partition('/')[2]}", mime_type, bytes(picture))
-
-    def convert(self, packet: av.Packet) -> list[av.Packet]:  # noqa: ARG002 - it was written with the header
-        return []
-
-    def flush(self) -> list[av.Packet]:
-        return []
-
-
-_Way = _Copy | _Transcode | _Attachment | CopiedMp4Text | TranscodedText
+_Way = CopiedPackets | TranscodedSound | AttachedCover | CopiedMp4Text | TranscodedText
 
 
 class TrackWriter:
@@ -185,6 +74,8 @@ class TrackWriter:
         self._tracks = tracks
         self._choices = choices
         self._ways: dict[int, _Way] = {}
+        self._times: dict[int, SoundTimes] = {}
+        self._first_picture: Fraction | None = None
         self.n_packets = 0
         for stream in tracks.streams:
             self._add(stream, notices)
@@ -206,42 +97,59 @@ class TrackWriter:
             self._refuse(stream, kind, error, notices)
             return
         self._ways[stream.index] = way
-        if isinstance(way, _Attachment):
+        if isinstance(way, AttachedCover):
             return
-        added = way.stream
-        if kind == "audio" and isinstance(way, _Copy) and added.codec_context and not added.codec_context.extradata:
-            config = aac_config(self._tracks.first_packet(stream.index))
-            if config is not None and self._muxer not in ADTS_MUXERS:
-                added.codec_context.extradata = config
-        added.metadata.update(read_metadata(stream))
-        language = stream.metadata.get("language")
-        if language and self._muxer == "mov":
-            added.metadata["language"] = QUICKTIME_LANGUAGES.get(language, language)
-        if language and self._muxer in MUXERS_WITHOUT_LANGUAGES:
-            notices.append(f"{self._name} has no field for the language of {describe_track(stream).describe()}.")
-        added.disposition = stream.disposition
+        if kind == "audio":
+            self._times[stream.index] = SoundTimes(self._muxer, way.stream, is_new=isinstance(way, TranscodedSound))
+        way.stream.metadata.update(read_metadata(stream))
+        self._state_language(stream, way.stream, notices)
+        way.stream.disposition = stream.disposition
+
+    def _state_language(self, stream: Any, added: Any, notices: list[str]) -> None:
+        language: str | None = added.metadata.get("language")
+        if language in (None, NO_LANGUAGE):
+            return
+        if self._muxer == QUICKTIME_MUXER:
+            code = to_quicktime(language)
+            added.metadata["language"] = code or NO_LANGUAGE
+            is_lost = code is None
+        else:
+            is_lost = self._muxer in MUXERS_WITHOUT_LANGUAGES
+        if is_lost:
+            track = describe_track(stream).describe()
+            notices.append(f"{self._name} cannot state the language of {track}. An .mkv output keeps it.")
 
     def _find_way(self, stream: Any, kind: str) -> _Way:
         """How a track gets into the output. Raises `ValueError` or `FFmpegError` if there is none."""
         if self._muxer not in KINDS_OF_MUXER.get(kind, (self._muxer,)):
             raise ValueError(f"{self._muxer} has no {kind}")
+        if kind == "attachment":
+            return CopiedPackets(self._container, stream)
+        if stream.codec_context is None:
+            raise ValueError("its codec is unknown")
+        first = self._tracks.first_packet(stream.index)
         if kind == "audio" and self._choices.audio == "transcode":
-            return _Transcode(self._container, stream)
+            return TranscodedSound(self._container, stream)
         if kind == "cover" and self._muxer == MUXER_OF_EVERYTHING:
-            return _Attachment(self._container, stream, self._tracks.first_packet(stream.index))
-        codecs = CODECS_OF_MUXER.get(self._muxer)
+            return AttachedCover(self._container, stream, first)
+        codecs, codec = CODECS_OF_MUXER.get(self._muxer), stream.codec_context.codec.canonical_name
         try:
-            if codecs is not None and stream.codec_context.name not in codecs:
-                raise ValueError(f"{self._muxer} has no {stream.codec_context.name}")
-            is_mp4_text = stream.type == "subtitle" and stream.codec_context.name == MP4_TEXT
-            return (CopiedMp4Text if is_mp4_text else _Copy)(self._container, stream)
+            if codecs is not None and codec not in codecs:
+                raise ValueError(f"{self._muxer} has no {codec}")
+            if kind == "subtitle" and codec == MP4_TEXT:
+                return CopiedMp4Text(self._container, stream)
+            return CopiedPackets(self._container, stream, first)
         except (ValueError, FFmpegError):
             if kind == "subtitle" and self._choices.subtitles == "transcode":
                 return TranscodedText(self._container, stream)
             raise
 
     def _refuse(self, stream: Any, kind: str, error: Exception, notices: list[str]) -> None:
+        """Raises `OutputError` if the user has to choose; else leaves the track out, and says so."""
         track = describe_track(stream).describe()
+        if stream.codec_context is None and kind != "attachment":
+            self._refuse_unknown(stream, track, notices)
+            return
         is_everything = self._muxer == MUXER_OF_EVERYTHING
         if kind == "audio" and self._choices.audio == "transcode":
             raise OutputError(
@@ -254,16 +162,31 @@ class TrackWriter:
                 f"{self._name} cannot hold {track} of the input.",
                 f"Use --audio transcode, or --audio none to leave the sound out,{advice}.".replace(",.", "."),
             ) from error
-        ways = [] if is_everything else ["An .mkv output keeps it."]
+        keeper = {"cover": ".mp4 or .mkv", "subtitle": ".mkv"}.get(kind, ".mkv")
+        is_mp4_text = kind == "subtitle" and stream.codec_context.name == MP4_TEXT
+        ways = [f"An {'.mp4' if is_mp4_text else keeper} output keeps it."]
+        ways = [] if is_everything and not is_mp4_text else ways
         is_text = kind == "subtitle" and stream.codec_context.name in TEXT_CODECS
         if is_text and self._choices.subtitles == "copy" and self._muxer in TEXT_CODEC_OF_MUXER:
             ways.append("--subs transcode encodes it anew.")
         advice = "".join(f" {way}" for way in ways)
         notices.append(f"{self._name} cannot hold {track}: left out.{advice}")
 
+    def _refuse_unknown(self, stream: Any, track: str, notices: list[str]) -> None:
+        """Leaves out what this FFmpeg has no decoder for, unless it is all the sound there is."""
+        sounds = [s for s in self._tracks.streams if s.type == "audio"]
+        if stream in sounds and all(s.codec_context is None for s in sounds):
+            raise OutputError(
+                f"FFmpeg does not know the codec of {track} of the input, and cannot copy it to {self._name}.",
+                "Use --audio none to leave the sound out, or convert it first.",
+            )
+        notices.append(f"FFmpeg does not know the codec of {track}: left out.")
+
     def refuse_sound(self, error: Exception) -> None:
         """Raises `OutputError` if sound was to be copied: what a container does not say of a codec until it begins."""
-        copied = [s for s in self._tracks.streams if s.type == "audio" and isinstance(self._ways.get(s.index), _Copy)]
+        copied = [
+            s for s in self._tracks.streams if s.type == "audio" and isinstance(self._ways.get(s.index), CopiedPackets)
+        ]
         if copied:
             self._refuse(next((s for s in copied if self._is_refused(s)), copied[0]), "audio", error, [])
 
@@ -271,35 +194,50 @@ class TrackWriter:
         """Whether the container does not begin with that track alone."""
         with av.open(BytesIO(), "w", format=self._muxer) as trial:
             try:
-                _Copy(trial, stream)
+                CopiedPackets(trial, stream, self._tracks.first_packet(stream.index))
                 trial.start_encoding()
             except (ValueError, FFmpegError):
                 return True
         return False
 
+    def begin(self, first_picture: Fraction) -> None:
+        """Says when the first picture is shown, in seconds; of several times the first counts."""
+        if self._first_picture is None:
+            self._first_picture = first_picture
+
     def copy(self, until: Fraction | None = None) -> None:
-        """Moves the packets up to a time in seconds, or all that are left."""
+        """Moves the packets up to the time of a picture in seconds, or all that are left."""
+        if until is not None:
+            self.begin(until)
         for index, packet in self._tracks.take(until):
             way = self._ways.get(index)
             if way is not None:
-                self._mux(way.convert(packet))
+                self._mux(index, way.convert(packet))
 
     def finish(self) -> list[str]:
         """Moves all that is left; gives sentences about what could not be."""
         self.copy()
         notices = []
         for index, way in self._ways.items():
-            self._mux(way.flush())
-            if isinstance(way, _Copy | _Transcode | TranscodedText) and way.n_damaged:
+            self._mux(index, way.flush())
+            if isinstance(way, CopiedPackets | TranscodedSound | TranscodedText) and way.n_damaged:
                 notices.append(f"{way.n_damaged} packets of {way.stream.type} track {index} are damaged: left out.")
-            if isinstance(way, _Copy) and way.n_moved:
+            if isinstance(way, CopiedPackets) and way.n_moved:
                 notices.append(
                     f"{way.n_moved} packets of {way.stream.type} track {index} have times that go back: moved to the "
                     "one before."
                 )
+        for index, times in self._times.items():
+            if times.missing_s:
+                notices.append(
+                    f"{self._name} knows no times of sound: audio track {index} has {float(times.missing_s):.2f} s of "
+                    "gaps, and gets so much ahead of the pictures. An .mkv output keeps them together."
+                )
         return notices
 
-    def _mux(self, packets: list[av.Packet]) -> None:
+    def _mux(self, index: int, packets: list[av.Packet]) -> None:
+        times, first_picture = self._times.get(index), self._first_picture or Fraction(0)
         for packet in packets:
-            self._container.mux_one(packet)
-            self.n_packets += 1
+            if times is None or times.place(packet, first_picture):
+                self._container.mux_one(packet)
+                self.n_packets += 1

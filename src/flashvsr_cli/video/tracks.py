@@ -11,25 +11,9 @@ from av.stream import Disposition
 
 from flashvsr_cli.video.cut import Cut
 from flashvsr_cli.video.info import TrackInfo
+from flashvsr_cli.video.languages import to_iso
 
 COPIED_KINDS = ("audio", "subtitle", "attachment")
-ADTS_HEADER_BYTES = 7
-
-
-def aac_config(packet: av.Packet | None) -> bytes | None:
-    """The AudioSpecificConfig of AAC that states itself in every packet (ADTS, as in MPEG-TS), or None.
-
-    Containers such as Matroska want it in their header, before the first packet.
-
-    Source: ISO/IEC 13818-7, 6.2 (ADTS) and 14496-3, 1.6.2.1 (AudioSpecificConfig).
-    """
-    head = b"" if packet is None or packet.stream.codec_context.name != "aac" else bytes(packet)[:ADTS_HEADER_BYTES]
-    if len(head) < ADTS_HEADER_BYTES or head[0] != 0xFF or head[1] & 0xF6 != 0xF0:
-        return None
-    object_type = (head[2] >> 6) + 1
-    i_rate = (head[2] >> 2) & 0xF
-    channels = (head[2] & 1) << 2 | head[3] >> 6
-    return (object_type << 11 | i_rate << 7 | channels << 3).to_bytes(2, "big")
 
 
 def is_cover(stream: Any) -> bool:
@@ -38,10 +22,12 @@ def is_cover(stream: Any) -> bool:
 
 
 def read_metadata(stream: Any) -> dict[str, str]:
-    """What a track says about itself, with MP4's `name` as `title`, which is what its writer and others call it."""
+    """What a track says about itself in words that other containers know: MP4's `name` is their `title`."""
     metadata = dict(stream.metadata)
     if "name" in metadata:
         metadata.setdefault("title", metadata.pop("name"))
+    if "language" in metadata:
+        metadata["language"] = to_iso(metadata["language"])
     return metadata
 
 
@@ -49,12 +35,13 @@ def describe_track(stream: Any) -> TrackInfo:
     """The facts about one stream of an input container."""
     context = stream.codec_context
     codec = context.name if context is not None else getattr(stream, "name", None)
+    metadata = read_metadata(stream)
     return TrackInfo(
         index=stream.index,
         kind="cover" if is_cover(stream) else stream.type,
         codec=codec or "unknown",
-        language=stream.metadata.get("language"),
-        title=read_metadata(stream).get("title"),
+        language=metadata.get("language"),
+        title=metadata.get("title"),
     )
 
 
