@@ -4,13 +4,16 @@ import fcntl
 import os
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from flashvsr_cli.errors import OutputError, UsageError
-from flashvsr_cli.video.image_reader import NUMBER_FIELD
+from flashvsr_cli.video.image_reader import NUMBER_FIELD, is_pattern
 from flashvsr_cli.video.images import IMAGE_SUFFIXES
 
 PIPE = "-"
+REPORT_HEAD = re.compile(rb'\s*\{\s*"flashvsr":\s*"')
+REPORT_HEAD_BYTES = 64
 
 
 def check_target(source: str, target: str, *, overwrite: bool) -> None:
@@ -39,22 +42,71 @@ def check_target(source: str, target: str, *, overwrite: bool) -> None:
         raise OutputError(f"{target} exists already.", "Use --overwrite to replace it, or choose another name.")
 
 
-def check_report(report: Path, target: str | None = None) -> None:
-    """Refuse a report that could not be written after all the work.
+def check_report(report: Path, sources: Iterable[str], targets: Iterable[str], *, overwrite: bool) -> None:
+    """Refuse a report that could not be written after all the work, or that would destroy something.
+
+    Args:
+        report: its file, or "-".
+        sources, targets: inputs and outputs of the run, each a path, a pattern, or "-".
+        overwrite: whether the report may replace what is no report, either.
 
     Raises:
-        OutputError: its folder does not exist, or it is a folder itself.
-        UsageError: report and frames would both go to stdout, or into one file.
+        OutputError: its folder does not exist, or it cannot be a file there, or `check_report_file` refuses it.
+        UsageError: report and frames would both go to stdout, or the report would replace an input or output.
     """
-    if target is not None and str(report) == target:
-        raise UsageError("Output and report have the same name.", "Choose another name for the report.")
     if str(report) == PIPE:
+        if PIPE in targets:
+            raise UsageError("Output and report would both go to stdout.", "Name a file for one of them.")
         _refuse_closed_stdout()
         return
     if report.is_dir():
         raise OutputError(f"The report {report} is a folder.", "Name a file in it.")
     if not report.parent.is_dir():
         raise OutputError(f"The folder {report.parent} of the report does not exist.", "Create it first.")
+    if not os.access(report.parent, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"The folder {report.parent} of the report cannot be written.", "Change its permissions, or choose another."
+        )
+    for location in (*sources, *targets):
+        if location != PIPE and _is_part_of(report, location):
+            raise UsageError(
+                f"The report {report} would take the place of {location}.", "Choose another name for the report."
+            )
+    check_report_file(report, overwrite=overwrite)
+
+
+def check_report_file(report: Path, *, overwrite: bool) -> None:
+    """Refuse to replace what is no earlier report of this tool, unless `overwrite`.
+
+    Raises:
+        OutputError: there is such a file, or something that is no file at all.
+    """
+    if not report.exists():
+        return
+    if not report.is_file():
+        raise OutputError(f"The report {report} exists and is not a file.", "Name a file, or - for stdout.")
+    if not overwrite and not _is_report(report):
+        raise OutputError(
+            f"{report} exists already and is no earlier report.",
+            "Use --overwrite to replace it, or choose another name for the report.",
+        )
+
+
+def _is_report(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return REPORT_HEAD.match(file.read(REPORT_HEAD_BYTES)) is not None
+    except OSError:
+        return False
+
+
+def _is_part_of(path: Path, location: str) -> bool:
+    """Whether a file is a location itself, or may be one of the pictures that it stands for."""
+    if os.path.realpath(path) == os.path.realpath(location) or _is_same(path, Path(location)):
+        return True
+    is_sequence = Path(location).is_dir() or is_pattern(location)
+    is_picture = path.suffix.lower() in IMAGE_SUFFIXES
+    return is_sequence and is_picture and _is_same(path.parent, _folder_of(location))
 
 
 def _refuse_closed_stdout() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flashvsr_cli import __version__
 from flashvsr_cli.geometry import Size
 from flashvsr_cli.options import EncodeOptions, Settings
-from flashvsr_cli.preflight import PIPE
+from flashvsr_cli.preflight import PIPE, check_report_file
 from flashvsr_cli.video.faults import output_faults
 from flashvsr_cli.video.source import SourceCounters
 from flashvsr_cli.video.targets import PartFile
@@ -90,19 +90,25 @@ class Report:
         }
 
 
-def write_report(report: dict[str, Any], path: Path) -> None:
-    """Write a report as JSON, whole or not at all; "-" is stdout.
+def write_report(report: dict[str, Any], path: Path, *, overwrite: bool) -> None:
+    """Write a report as JSON, whole or not at all.
+
+    Args:
+        report: a JSON object whose first key is "flashvsr", by which an earlier report is known.
+        path: the file; "-" is stdout.
+        overwrite: whether it may replace what is no report.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: the file cannot be written, or `check_report_file` refuses it.
     """
     text = json.dumps(report, indent=2) + "\n"
     if str(path) == PIPE:
         sys.stdout.write(text)
         sys.stdout.flush()
         return
+    check_report_file(path, overwrite=overwrite)
     with output_faults(f"The report {path}"):
-        file = PartFile(path.resolve())
+        file = PartFile(path.resolve(), overwrite=overwrite)
         try:
             file.write(text.encode())
             file.commit()

@@ -1,5 +1,6 @@
 """Outputs appear whole or not at all, whatever happens on the way."""
 
+import errno
 import os
 import resource
 import signal
@@ -86,6 +87,58 @@ def test_existing_target_stays_until_commit(make_clip, tmp_path):
         assert target.read_bytes() == b"old"
         sink.commit()
     assert target.stat().st_size > 1000
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_appears_meanwhile_is_not_replaced(make_clip, tmp_path, monkeypatch, target, has_links):
+    """Nor where the file system knows no hard links."""
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse_link)
+    place = Path(target_in(tmp_path, target))
+    precious = place / "frame-000003.png" if target.endswith("/") else place
+    source, sink = open_for(clip_for(make_clip, target), target_in(tmp_path, target))
+    with source:
+        for frame in source:
+            sink.write(frame)
+        precious.parent.mkdir(exist_ok=True)
+        precious.write_bytes(b"precious")
+        with pytest.raises(OutputError, match="cannot be written: file exists") as caught:
+            sink.commit()
+        sink.abort()
+    assert "--overwrite" in caught.value.next_step
+    assert precious.read_bytes() == b"precious"
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["in.mp4", place.name])
+    assert target != "frames/" or [p.name for p in place.iterdir()] == [precious.name]
+
+
+def refuse_link(*_):
+    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_appears_meanwhile_is_replaced_if_that_is_wanted(make_clip, tmp_path, monkeypatch, target, has_links):
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse_link)
+    place = Path(target_in(tmp_path, target))
+    replaced = place / "frame-000003.png" if target.endswith("/") else place
+    source = open_source(str(clip_for(make_clip, target)))
+    sink = open_sink(target_in(tmp_path, target), source, source.info.size, overwrite=True)
+    with source:
+        for frame in source:
+            sink.write(frame)
+        replaced.parent.mkdir(exist_ok=True)
+        replaced.write_bytes(b"old")
+        sink.commit()
+    assert replaced.stat().st_size > 100
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["in.mp4", place.name])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_without_hard_links_a_file_is_renamed(make_clip, tmp_path, monkeypatch, target):
+    monkeypatch.setattr(os, "link", refuse_link)
+    test_nothing_has_the_final_name_before_commit(make_clip, tmp_path, target)
 
 
 def test_input_may_be_replaced_by_its_own_output(make_clip, pass_through, packets):

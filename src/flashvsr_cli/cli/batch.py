@@ -59,10 +59,7 @@ def batch(
     """Upscale many files; what is done already is skipped, and a bad file does not stop the rest."""
     from flashvsr_cli.batch.request import BatchRequest, run_request
     from flashvsr_cli.batch.run import BatchOptions
-    from flashvsr_cli.preflight import check_report
 
-    if flags.report:
-        check_report(flags.report)
     request = BatchRequest(
         inputs=inputs,
         options=BatchOptions(output, n_jobs=jobs, n_retries=retries),

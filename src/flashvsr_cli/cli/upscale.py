@@ -28,7 +28,7 @@ def upscale(
     from flashvsr_cli.report import write_report
 
     if flags.report:
-        check_report(flags.report, output)
+        check_report(flags.report, [source], [output], overwrite=flags.overwrite)
     job = Job(
         source,
         output,
@@ -45,6 +45,6 @@ def upscale(
         with reporting(quiet=flags.quiet) as listener:
             report = opened.run(upscaler, flags.settings(upscaler.default_settings), listener)
     if flags.report:
-        write_report(report.to_json(), flags.report)
+        write_report(report.to_json(), flags.report, overwrite=flags.overwrite)
     if not flags.quiet:
         print_line(report.summary())

@@ -44,6 +44,8 @@ def _advice(error: Exception) -> str:
         return "The file would exceed a size limit: raise it, or write to another disk."
     if number == errno.EPIPE:
         return "The program that read the output has ended: look at its messages."
+    if number == errno.EEXIST:
+        return "It has appeared since the run began: use --overwrite to replace it, or choose another name."
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "Change the permissions, or choose another output."
     return "Choose another output, codec or container."

@@ -94,11 +94,11 @@ class ImageSink(_PictureSink):
         OutputError: if the source has more frames than one.
     """
 
-    def __init__(self, name: str, target: Path, source: Source, size: Size) -> None:
+    def __init__(self, name: str, target: Path, source: Source, size: Size, *, overwrite: bool = False) -> None:
         super().__init__(name, target.suffix, source, size)
         self._refuse_many(source.info.n_frames or 1)
         with output_faults(name):
-            self._file = PartFile(target)
+            self._file = PartFile(target, overwrite=overwrite)
 
     def write(self, frame: Frame) -> None:
         """Writes the picture."""
@@ -135,14 +135,25 @@ class ImageFolderSink(_PictureSink):
         name: what messages call the output.
         folder: where they go; its parent exists.
         names: file names in order, each with the same suffix; only as many as needed are taken.
+        overwrite: whether files of these names may be replaced.
     """
 
-    def __init__(self, name: str, folder: Path, names: Iterator[str], suffix: str, source: Source, size: Size) -> None:
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        names: Iterator[str],
+        suffix: str,
+        source: Source,
+        size: Size,
+        *,
+        overwrite: bool = False,
+    ) -> None:
         super().__init__(name, suffix, source, size)
         self._names = names
         self._pending: deque[str] = deque()
         with output_faults(name):
-            self._folder = PartFolder(folder)
+            self._folder = PartFolder(folder, overwrite=overwrite)
 
     def write(self, frame: Frame) -> None:
         """Encodes a picture."""

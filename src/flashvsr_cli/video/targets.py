@@ -1,5 +1,6 @@
 """Files and folders that appear under their final name only when complete."""
 
+import errno
 import fcntl
 import os
 import re
@@ -7,6 +8,7 @@ import shutil
 import stat
 import uuid
 import zlib
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -138,13 +140,15 @@ class PartFile:
 
     Args:
         target: the final path; its folder exists.
+        overwrite: whether `commit` may replace a file that appears meanwhile; one that is there already it may.
 
     Raises:
         OSError: from the constructor if the temporary cannot be made, later from `write`.
     """
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, *, overwrite: bool = False) -> None:
         self.target = target
+        self._replaces = overwrite or target.exists()
         _begin_anew(target)
         self.path = temporary_beside(target)
         self.name = str(self.path)
@@ -191,10 +195,14 @@ class PartFile:
         """Nothing: writing to a file does not wait for anybody."""
 
     def commit(self) -> None:
-        """Brings the bytes to the disk and gives the file its final name."""
+        """Brings the bytes to the disk and gives the file its final name.
+
+        Raises:
+            FileExistsError: a file of that name has appeared.
+        """
         os.fsync(self._fd)
         self.n_bytes = os.fstat(self._fd).st_size
-        self.path.replace(self.target)
+        _give_name(self.path, self.target, replaces=self._replaces)
         self._is_settled = True
         self._close()
         sync_folder(self.target.parent)
@@ -220,10 +228,12 @@ class PartFolder:
 
     Args:
         target: the final folder; its parent exists.
+        overwrite: whether files of the same names may be replaced in it.
     """
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, *, overwrite: bool = False) -> None:
         self.target = target
+        self._replaces = overwrite
         _begin_anew(target)
         self.path = temporary_beside(target)
         self._is_settled = False
@@ -232,11 +242,18 @@ class PartFolder:
         _lock(self._fd)
 
     def commit(self) -> None:
-        """Gives the folder, or every file in it, its final name."""
+        """Gives the folder, or every file in it, its final name.
+
+        Raises:
+            FileExistsError: the folder has a file of such a name; none was moved.
+        """
         sync_folder(self.path)
         if self.target.exists():
-            for path in sorted(self.path.iterdir()):
-                path.replace(self.target / path.name)
+            paths = sorted(self.path.iterdir())
+            if not self._replaces:
+                _refuse_taken(self.target / path.name for path in paths)
+            for path in paths:
+                _give_name(path, self.target / path.name, replaces=self._replaces)
             self.path.rmdir()
             sync_folder(self.target)
         else:
@@ -253,6 +270,28 @@ class PartFolder:
     def _settle(self) -> None:
         self._is_settled = True
         os.close(self._fd)
+
+
+def _give_name(path: Path, target: Path, *, replaces: bool) -> None:
+    """Moves a finished file to its final name; unless it `replaces` what is there, that is a `FileExistsError`."""
+    if replaces:
+        path.replace(target)
+        return
+    try:
+        os.link(path, target)  # unlike a rename, it never replaces
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links, or a folder that has gone: then the rename says so
+        _refuse_taken([target])
+        path.rename(target)
+    else:
+        path.unlink()
+
+
+def _refuse_taken(targets: Iterable[Path]) -> None:
+    for target in targets:
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
 
 
 def sync_folder(folder: Path) -> None:

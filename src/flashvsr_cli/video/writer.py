@@ -25,7 +25,9 @@ FOLDER_SUFFIX = ".png"
 Y4M_SUFFIX = ".y4m"
 
 
-def open_sink(location: str, source: Source, size: Size, options: EncodeOptions | None = None) -> Sink:
+def open_sink(
+    location: str, source: Source, size: Size, options: EncodeOptions | None = None, *, overwrite: bool = False
+) -> Sink:
     """Opens an output for frames of a source; what cannot work fails here, before any frame is computed.
 
     Args:
@@ -34,6 +36,7 @@ def open_sink(location: str, source: Source, size: Size, options: EncodeOptions 
         source: gives times, colours and tracks; its iteration has not begun.
         size: (height, width) of the frames to come.
         options: how to encode.
+        overwrite: whether files may be replaced that appear before the output is complete, or pictures of a folder.
 
     Raises:
         OutputError: if the place, container or encoder cannot take the frames or an audio track.
@@ -48,26 +51,30 @@ def open_sink(location: str, source: Source, size: Size, options: EncodeOptions 
     path = Path(location)
     suffix = path.suffix.lower()
     if location.endswith("/") or path.is_dir() or (not suffix and source.info.kind == "images"):
+        names = picture_names(source.info, FOLDER_SUFFIX)
         folder = _prepare_folder(location)
-        return ImageFolderSink(location, folder, picture_names(source.info, FOLDER_SUFFIX), FOLDER_SUFFIX, source, size)
+        return ImageFolderSink(location, folder, names, FOLDER_SUFFIX, source, size, overwrite=overwrite)
     if suffix in IMAGE_SUFFIXES:
         if NUMBER_FIELD.search(path.name):
             names = pattern_names(path.name, source.info.first_number if source.info.kind == "images" else None)
-            return ImageFolderSink(location, _prepare_folder(str(path.parent)), names, suffix, source, size)
-        return ImageSink(location, prepare_target(location), source, size)
+            folder = _prepare_folder(str(path.parent))
+            return ImageFolderSink(location, folder, names, suffix, source, size, overwrite=overwrite)
+        return ImageSink(location, prepare_target(location), source, size, overwrite=overwrite)
     if not suffix:
         raise OutputError(
             f"{location} has no extension that says what to write.", "Use for instance .mp4, .mkv or .png."
         )
-    return _open_video(location, suffix, source, size, options)
+    return _open_video(location, suffix, source, size, options, overwrite=overwrite)
 
 
-def _open_video(location: str, suffix: str, source: Source, size: Size, options: EncodeOptions) -> Sink:
+def _open_video(
+    location: str, suffix: str, source: Source, size: Size, options: EncodeOptions, *, overwrite: bool
+) -> Sink:
     target = prepare_target(location)
     if suffix == Y4M_SUFFIX:
         _refuse_encoder_options(location, options)
         with output_faults(location):
-            file = PartFile(target)
+            file = PartFile(target, overwrite=overwrite)
         try:
             return Y4mSink(location, file, source, size)
         except BaseException:
@@ -76,7 +83,7 @@ def _open_video(location: str, suffix: str, source: Source, size: Size, options:
     muxer = find_muxer(location)
     encoding = plan_encoding(source.info, size, suffix.removeprefix("."), options)
     with output_faults(location):
-        file = PartFile(target)
+        file = PartFile(target, overwrite=overwrite)
     return ContainerSink(location, file, muxer, source, size, encoding, _choices(options))
 
 
