@@ -1,6 +1,9 @@
 """Sound, subtitles, covers: copied, encoded anew, or left out, as asked."""
 
+import itertools
 from fractions import Fraction
+from io import BytesIO
+from pathlib import Path
 
 import av
 import numpy as np
@@ -8,8 +11,11 @@ import pytest
 
 from flashvsr_cli.errors import OutputError
 from flashvsr_cli.options import EncodeOptions
+from flashvsr_cli.video.languages import QUICKTIME_CODES, to_iso, to_quicktime
+from flashvsr_cli.video.reader import open_source
 
 FAST = EncodeOptions(preset="ultrafast")
+MUXERS = {"m4v": "ipod", "mov": "mov", "avi": "avi", "ts": "mpegts"}
 
 
 def kinds(path):
@@ -104,7 +110,6 @@ def test_timecode_and_language_of_the_pictures(make_clip, pass_through, tmp_path
 @pytest.mark.parametrize("container", ["mp4", "mov", "mkv"])
 def test_a_killed_run_leaves_a_readable_temporary(make_clip, tmp_path, container):
     """Everything but the last second that reached the muxer can be read from the unfinished file."""
-    from flashvsr_cli.video.reader import open_source
     from flashvsr_cli.video.writer import open_sink
 
     clip = make_clip("in.mkv", pts=tuple(range(150)), n_audio=1)
@@ -151,3 +156,170 @@ def test_lines_that_are_shown_at_once_all_get_into_mp4(make_clip, pass_through, 
         assert [time for time, _ in got] == [Fraction(1, 5), Fraction(201, 1000), Fraction(9, 10)]
         for word, (_, content) in zip((b"Sign", b"Speech, ", b"Late"), got, strict=True):
             assert word in content
+
+
+def with_jpeg(clip: Path, target: Path, names: tuple[str, ...]) -> bytes:
+    """The clip in Matroska with a JPEG under each name; gives the JPEG."""
+    encoder = av.CodecContext.create("mjpeg", "w")
+    encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = 32, 32, "yuvj420p", Fraction(1, 25)
+    picture = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 90, np.uint8), "rgb24").reformat(format="yuvj420p")
+    jpeg = b"".join(bytes(p) for p in (*encoder.encode(picture), *encoder.encode(None)))
+    with av.open(str(clip)) as source, av.open(str(target), "w") as out:
+        streams = {s.index: out.add_stream_from_template(s, opaque=True) for s in source.streams}
+        for name in names:
+            out.add_attachment(name, "image/jpeg", jpeg).metadata["title"] = f"About {name}"
+        for packet in source.demux():
+            if packet.size:
+                packet.stream = streams[packet.stream.index]
+                out.mux(packet)
+    return jpeg
+
+
+def read_covers(path: Path) -> list[tuple[str | None, str | None, bytes]]:
+    """(File name, title, contents) of the pictures that stand for the whole file."""
+    with av.open(str(path)) as opened:
+        covers = [s for s in opened.streams.video if s.disposition & av.stream.Disposition.attached_pic]
+        packets = {p.stream.index: bytes(p) for p in opened.demux(covers) if p.size} if covers else {}
+        return [(s.metadata.get("filename"), s.metadata.get("title"), packets[s.index]) for s in covers]
+
+
+def test_covers_keep_their_names(make_clip, pass_through, tmp_path):
+    names = ("cover_land.jpg", "small_cover.jpg")
+    jpeg = with_jpeg(make_clip("plain.mp4"), tmp_path / "in.mkv", names)
+    pass_through(tmp_path / "in.mkv", tmp_path / "out.mkv", FAST)
+    assert read_covers(tmp_path / "out.mkv") == [(name, f"About {name}", jpeg) for name in names]
+
+
+def test_a_cover_without_a_name_gets_the_one_players_look_for(make_clip, pass_through, tmp_path):
+    jpeg = with_jpeg(make_clip("plain.mp4"), tmp_path / "in.mkv", ("any.jpg",))
+    pass_through(tmp_path / "in.mkv", tmp_path / "named.mp4", FAST)
+    assert [contents for *_, contents in read_covers(tmp_path / "named.mp4")] == [jpeg]
+    pass_through(tmp_path / "named.mp4", tmp_path / "out.mkv", FAST)
+    assert [(name, contents) for name, _, contents in read_covers(tmp_path / "out.mkv")] == [("cover.jpg", jpeg)]
+
+
+@pytest.mark.parametrize("container", ["m4v", "mov", "avi", "ts"])
+def test_a_cover_that_does_not_fit_is_named(make_clip, pass_through, tmp_path, container):
+    with_jpeg(make_clip("plain.mp4"), tmp_path / "in.mkv", ("cover.jpg",))
+    out = tmp_path / f"out.{container}"
+    _, sink = pass_through(tmp_path / "in.mkv", out, EncodeOptions())
+    assert sink.notices == [
+        f"{out} ({MUXERS[container]}) cannot hold cover track 1 "
+        "(mjpeg, About cover.jpg): left out. An .mp4 or .mkv output keeps it."
+    ]
+    assert read_covers(out) == []
+
+
+def test_every_language_that_quicktime_knows():
+    """Read back as FFmpeg spells it."""
+    known = sorted(QUICKTIME_CODES)
+    spelled = [to_quicktime(code) for code in ("deu", "fre", "fra", "cze", "ces", "rum", "ron", "slo", "slk", "swe")]
+    assert spelled == ["ger", "fra", "fra", "ces", "ces", "ron", "ron", "slk", "slk", "sve"]
+    assert [to_quicktime(code) for code in ("hrv", "srp", "gsw", "nob")] == ["hr ", "sr ", None, None]
+    movie = BytesIO()
+    with av.open(movie, "w", format="mov") as out:
+        for code in known:
+            out.add_stream("pcm_s16le", rate=48000, layout="mono").metadata["language"] = code
+        for stream in out.streams:
+            packet = av.Packet(bytes(2))
+            packet.pts, packet.dts, packet.duration, packet.stream = 0, 0, 1, stream
+            packet.time_base = Fraction(1, 48000)
+            out.mux(packet)
+    with av.open(BytesIO(movie.getvalue())) as opened:
+        assert [s.language for s in opened.streams] == known
+
+
+def test_languages_survive_quicktime(make_clip, pass_through, tmp_path):
+    """Under the other code of ISO 639-2 where FFmpeg spells QuickTime's number so; a notice names what is lost."""
+    languages = ("fra", "ces", "ron", "slk", "swe", "deu", "zho", "hrv", "cym", "eng", "gsw", "und")
+    read = ("fra", "ces", "ron", "slk", "swe", "ger", "chi", "hrv", "wel", "eng", None, None)
+    plain, clip = make_clip("plain.mp4", n_audio=len(languages)), tmp_path / "in.mkv"
+    with av.open(str(plain)) as source, av.open(str(clip), "w") as out:
+        streams = {s.index: out.add_stream_from_template(s, opaque=True) for s in source.streams}
+        for i, language in enumerate(languages):
+            streams[1 + i].metadata["language"] = language
+        for packet in source.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream.index]
+                out.mux(packet)
+    _, sink = pass_through(clip, tmp_path / "out.mov", FAST)
+    assert sink.notices == [
+        f"{tmp_path / 'out.mov'} (mov) cannot state the language of audio track 11 (aac, gsw). An .mkv output keeps it."
+    ]
+    with open_source(str(tmp_path / "out.mov")) as back:
+        assert [t.language if t.language != "und" else None for t in back.info.tracks] == list(read)
+    pass_through(tmp_path / "out.mov", tmp_path / "out.mp4", FAST)
+    with av.open(str(tmp_path / "out.mp4")) as opened:
+        assert opened.streams.audio[4].language == to_iso("sve") == "swe"
+
+
+def place_sound(clip: Path, target: Path, seconds: Fraction, hole: tuple[Fraction, Fraction] | None = None) -> Path:
+    """The clip in Matroska with its sound so much later, and none in the hole."""
+    with av.open(str(clip)) as source, av.open(str(target), "w") as out:
+        streams = {s.index: out.add_stream_from_template(s, opaque=True) for s in source.streams}
+        packets = [p for p in source.demux() if p.dts is not None]
+        for packet in packets:
+            if packet.stream.type == "audio":
+                packet.pts, packet.dts = (t + round(seconds / packet.time_base) for t in (packet.pts, packet.dts))
+        for packet in sorted(packets, key=lambda p: p.dts * p.time_base):
+            begin = packet.pts * packet.time_base
+            if packet.stream.type == "video" or hole is None or not hole[0] <= begin < hole[1]:
+                packet.stream = streams[packet.stream.index]
+                out.mux(packet)
+    return target
+
+
+@pytest.mark.parametrize("audio", ["copy", "transcode"])
+@pytest.mark.parametrize(
+    ("later", "hole", "lost"),
+    [(Fraction(1, 2), None, 0.5), (Fraction(0), (Fraction(3, 5), Fraction(6, 5)), 0.6), (Fraction(0), None, 0)],
+    ids=["late", "hole", "in step"],
+)
+def test_avi_has_no_times_of_sound_and_says_so(make_clip, pass_through, tmp_path, audio, later, hole, lost):
+    clip = place_sound(make_clip("plain.mp4", n_audio=1, pts=tuple(range(50))), tmp_path / "in.mkv", later, hole)
+    _, sink = pass_through(clip, tmp_path / "out.avi", EncodeOptions(audio=audio))
+    if not lost:
+        assert sink.notices == []
+        return
+    (notice,) = sink.notices
+    assert notice.startswith(f"{tmp_path / 'out.avi'} (avi) knows no times of sound: audio track 1 has ")
+    assert ".mkv" in notice
+    assert abs(float(notice.partition(" has ")[2].split()[0]) - lost) < 0.05
+
+
+@pytest.mark.parametrize("audio", ["copy", "transcode"])
+@pytest.mark.parametrize("container", ["avi", "flv", "mkv", "ts"])
+def test_pictures_start_with_the_sound_that_belongs_to_them(
+    make_clip, pass_through, packets, tmp_path, container, audio
+):
+    """What MP4 hides, the encoder's run-up and what lies in front of a cut, is not heard elsewhere."""
+    plain = make_clip("plain.mp4", n_audio=1, pts=tuple(range(50)), options=(("preset", "ultrafast"), ("g", "10")))
+    clip, cut = tmp_path / "in.mp4", Fraction(2, 5)
+    with av.open(str(plain)) as source, av.open(str(clip), "w") as out:
+        streams = {s.index: out.add_stream_from_template(s, opaque=True) for s in source.streams}
+        for packet in source.demux():
+            if packet.dts is not None:
+                ticks = round(cut / packet.time_base)
+                packet.pts, packet.dts, packet.stream = (
+                    packet.pts - ticks,
+                    packet.dts - ticks,
+                    streams[packet.stream.index],
+                )
+                out.mux(packet)
+    out = tmp_path / f"out.{container}"
+    in_order = () if container == "avi" else (("bf", "0"),)
+    _, sink = pass_through(clip, out, EncodeOptions(audio=audio, encoder_options=in_order))
+    assert sink.notices == []
+    pictures, sound = packets(out, "video"), packets(out, "audio")
+    start = pictures[0][0]
+    assert len(pictures) == 40
+    assert container == "ts" or start == 0
+    assert all(abs(b[0] - a[0] - Fraction(1, 25)) <= Fraction(1, 1000) for a, b in itertools.pairwise(pictures))
+    assert abs(max(Fraction(0), sound[0][0] - start)) < Fraction(1, 50)
+    assert sound[0][0] - start > -Fraction(1, 40)
+    if audio == "copy":
+        skip = 7 if container == "ts" else 0
+        heard = {p[3]: p[0] for p in packets(clip, "audio")}
+        lags = [p[0] - start - heard[p[3][skip:]] for p in sound]
+        assert all(abs(lag) <= Fraction(1, 1000) for lag in lags[1:]) or container == "avi"
+        assert all(abs(lag) <= Fraction(11, 1000) for lag in lags)
