@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 from flashvsr_cli.errors import InputError
@@ -12,11 +13,13 @@ from flashvsr_cli.video.frame import Frame
 from flashvsr_cli.video.images import IMAGE_SUFFIXES, Picture, read_image
 from flashvsr_cli.video.info import SourceInfo, SourceKind
 from flashvsr_cli.video.pixels import to_depth
+from flashvsr_cli.video.profiles import is_for_rgb
 from flashvsr_cli.video.source import SourceBase
 
 DEFAULT_RATE = Fraction(25)
 NUMBER_FIELD = re.compile(r"%(?:0(\d+))?d")
 GLOB_CHARACTERS = "*?["
+SHALLOW_BITS = 8
 
 
 def is_pattern(location: str) -> bool:
@@ -96,6 +99,24 @@ def natural_key(path: Path) -> list[tuple[int, int | str]]:
     return [(1, int(part)) if i % 2 else (0, part) for i, part in enumerate(parts)]
 
 
+def describe_gap(name: str, paths: list[Path]) -> str | None:
+    """A sentence about numbers that are missing where pictures differ in one number only; None if there are none.
+
+    Numbers at equal distances, as 10, 20, 30, lack nothing.
+    """
+    parts = [re.fullmatch(r"(.*?)(\d+)(\D*)", path.stem) for path in paths]
+    if len({part and (part[1], part[3]) for part in parts}) != 1:
+        return None
+    numbers = [int(part[2]) for part in parts if part]
+    steps = [after - before for before, after in pairwise(numbers)]
+    usual = min(steps, default=0)
+    if usual < 1 or usual == max(steps):
+        return None
+    n_missing = sum(step // usual - 1 for step in steps)
+    first = next(before + usual for before, step in zip(numbers, steps, strict=False) if step > usual)
+    return f"{name} lacks {n_missing} numbers, {first} first: the pictures around them follow each other directly."
+
+
 class ImageSource(SourceBase):
     """Pictures of one size, one frame each.
 
@@ -135,12 +156,25 @@ class ImageSource(SourceBase):
             rotation=90 * first.orientation.quarter_turns,
             is_mirrored=first.orientation.is_mirrored,
             has_alpha=first.pixel_format.has_alpha,
-            frame_names=tuple(p.stem for p in paths) if kind == "images" else (),
+            frame_names=tuple(p.stem for p in paths),
             first_number=int(number[1]) if number else None,
+            profile=first.profile if first.profile and is_for_rgb(first.profile) else None,
         )
+        if first.profile != self.info.profile:
+            self.notices.append(f"The colour profile of {paths[0]} is damaged, or not one of RGB pictures: left out.")
+        self._profile = first.profile
+        self._n_deeper, self._n_transparent = 0, 0
+        gap = describe_gap(name, paths)
+        if gap is not None:
+            self.notices.append(gap)
 
     def __iter__(self) -> Iterator[Frame]:
-        return cut_frames(self._iter_frames(), self._options, self.info.time_base, self.info.name)
+        yield from cut_frames(self._iter_frames(), self._options, self.info.time_base, self.info.name)
+        name = self.info.name
+        if self._n_deeper:
+            self.notices.append(f"The first picture of {name} has 8 bits: {self._n_deeper} with more are cut to 8.")
+        if self._n_transparent:
+            self.notices.append(f"The first picture of {name} is opaque: {self._n_transparent} lose their transparency.")
 
     def _iter_frames(self) -> Iterator[Frame]:
         for i_frame, path in enumerate(self._paths):
@@ -154,4 +188,11 @@ class ImageSource(SourceBase):
                     "Bring the pictures to one size, or upscale them one by one with `flashvsr batch`.",
                 )
             self.counters.frames += 1
+            self._n_deeper += picture.pixel_format.bits > SHALLOW_BITS >= self.info.bit_depth
+            self._n_transparent += picture.alpha is not None and not self.info.has_alpha
+            if picture.profile != self._profile:
+                self._profile = picture.profile
+                self.notices.append(
+                    f"{path} has another colour profile than the pictures before; the first one's is kept."
+                )
             yield Frame(to_depth(picture.image, self.info.bit_depth), i_frame, 1, picture.alpha)

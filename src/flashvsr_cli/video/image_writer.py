@@ -1,5 +1,6 @@
 """Pictures as sinks: one file, a folder, or a numbered sequence."""
 
+import unicodedata
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from flashvsr_cli.video.images import BT601_FULL, IMAGE_FORMATS, open_image_enco
 from flashvsr_cli.video.info import SourceInfo
 from flashvsr_cli.video.pixel_format import describe_pixel_format
 from flashvsr_cli.video.pixels import FromRgb
+from flashvsr_cli.video.profiles import FORMATS_WITH_PROFILE, add_profile
 from flashvsr_cli.video.sink import SinkBase
 from flashvsr_cli.video.source import Source
 from flashvsr_cli.video.targets import PartFile, PartFolder
@@ -28,9 +30,11 @@ FIRST_NUMBER = 1
 class _PictureEncoder:
     """Turns frames of one size into picture files' bytes; results come in order, some frames late."""
 
-    def __init__(self, suffix: str, size: Size, *, is_deep: bool, has_alpha: bool) -> None:
+    def __init__(self, suffix: str, size: Size, *, is_deep: bool, has_alpha: bool, profile: bytes | None) -> None:
         image_format = IMAGE_FORMATS[suffix.lower()]
         self.codec = image_format.codec
+        self._format = self.codec.removeprefix("lib")
+        self._profile = profile
         shallow, deep = image_format.pix_fmt, image_format.deep_pix_fmt
         if has_alpha and image_format.alpha_pix_fmts:
             shallow, deep = image_format.alpha_pix_fmts
@@ -45,8 +49,19 @@ class _PictureEncoder:
         """Whether the files have an alpha channel."""
         return describe_pixel_format(self.pix_fmt).has_alpha
 
-    def encode(self, frame: Frame | None) -> list[av.Packet]:
+    @property
+    def keeps_profile(self) -> bool:
+        """Whether the files can have an ICC profile."""
+        return self._format in FORMATS_WITH_PROFILE
+
+    def encode(self, frame: Frame | None) -> list[bytes]:
         """The files that are ready; with None, all that are left."""
+        files = [bytes(packet) for packet in self._encode(frame)]
+        if self._profile is None or not self.keeps_profile:
+            return files
+        return [add_profile(file, self._format, self._profile) for file in files]
+
+    def _encode(self, frame: Frame | None) -> list[av.Packet]:
         if frame is None:
             return self._encoder.encode(None)
         picture = self._from_rgb(frame.image, self._enlarge_alpha(frame.alpha) if self.keeps_alpha else None)
@@ -65,9 +80,13 @@ class _PictureSink(SinkBase):
         self._name = name
         self._n_bytes = 0
         with output_faults(name):
-            self._encoder = _PictureEncoder(suffix, size, is_deep=is_deep, has_alpha=source.info.has_alpha)
+            self._encoder = _PictureEncoder(
+                suffix, size, is_deep=is_deep, has_alpha=source.info.has_alpha, profile=source.info.profile
+            )
         if source.info.has_alpha and not self._encoder.keeps_alpha:
             self.notices.append(f"{suffix} has no transparency: it is left out. PNG, TIFF and WebP keep it.")
+        if source.info.profile and not self._encoder.keeps_profile:
+            self.notices.append(f"{suffix} has no colour profile: it is left out. PNG, JPEG, TIFF and WebP keep it.")
         stored_bits = describe_pixel_format(self._encoder.pix_fmt).bits
         if is_deep and stored_bits <= 8:
             self.notices.append(
@@ -104,8 +123,8 @@ class ImageSink(_PictureSink):
         """Writes the picture."""
         self._refuse_many(self.n_frames + 1)
         with output_faults(self._name):
-            for packet in (*self._encoder.encode(frame), *self._encoder.encode(None)):
-                self._file.write(bytes(packet))
+            for file in (*self._encoder.encode(frame), *self._encoder.encode(None)):
+                self._file.write(file)
         self.n_frames += 1
 
     def commit(self) -> None:
@@ -174,25 +193,36 @@ class ImageFolderSink(_PictureSink):
         """Removes the temporary folder unless it was committed."""
         self._folder.abort()
 
-    def _store(self, packets: list[av.Packet]) -> None:
-        for packet in packets:
+    def _store(self, files: list[bytes]) -> None:
+        for data in files:
             path = self._folder.path / self._pending.popleft()
-            data = bytes(packet)
             path.write_bytes(data)
             self._n_bytes += len(data)
 
 
 def picture_names(info: SourceInfo, suffix: str) -> Iterator[str]:
-    """File names for a folder: those of the input sequence, then (or else) numbers."""
+    """File names for a folder: those of the input's pictures, then (or else) numbers.
+
+    A picture whose name another had before gets a number that makes it unlike all of them. Names that differ in case
+    or in how accents are stored count as one: for many file systems they are.
+    """
+    own = {_one_name(stem) for stem in info.frame_names}
     taken: set[str] = set()
     for stem in info.frame_names:
-        name = stem if stem not in taken else f"{stem}-{len(taken)}"
-        taken.add(name)
+        name, number = stem, 1
+        while _one_name(name) in taken or (number > 1 and _one_name(name) in own):
+            number += 1
+            name = f"{stem}-{number}"
+        taken.add(_one_name(name))
         yield name + suffix
     number = FIRST_NUMBER + len(info.frame_names)
     while True:
         yield NUMBERED_NAME.format(number) + suffix
         number += 1
+
+
+def _one_name(stem: str) -> str:
+    return unicodedata.normalize("NFC", stem).casefold()
 
 
 def pattern_names(pattern: str, first: int | None) -> Iterator[str]:

@@ -18,6 +18,7 @@ from flashvsr_cli.video.info import RANGE_FULL, ColorTags
 from flashvsr_cli.video.orientation import Orientation
 from flashvsr_cli.video.pixel_format import PixelFormat, describe_pixel_format
 from flashvsr_cli.video.pixels import ToRgb, resolve_color
+from flashvsr_cli.video.profiles import find_profile
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 SIGNATURE_BYTES = 16
@@ -51,7 +52,7 @@ class Picture:
         pixel_format: what it was stored as.
         color: tags as stored.
         orientation: how it was turned.
-        sample_aspect_ratio: always None: the density fields of picture files describe paper, not pixels.
+        profile: its ICC profile; None if it has none, empty if it is damaged.
     """
 
     image: Image
@@ -60,6 +61,7 @@ class Picture:
     pixel_format: PixelFormat
     color: ColorTags
     orientation: Orientation
+    profile: bytes | None = None
 
 
 def read_image(path: Path, options: InputOptions | None = None) -> Picture:
@@ -99,7 +101,8 @@ def read_image(path: Path, options: InputOptions | None = None) -> Picture:
     image = ToRgb(resolve_color(color, picture.format.name, size))(picture)
     alpha = read_alpha(picture)
     turned = None if alpha is None else orientation.apply(alpha)
-    return Picture(orientation.apply(image), turned, codec, described, color, orientation)
+    profile = find_profile(data, codec)
+    return Picture(orientation.apply(image), turned, codec, described, color, orientation, profile)
 
 
 def _decode(data: bytes, codec: str, max_pixels: int) -> av.VideoFrame | None:

@@ -142,8 +142,9 @@ class SourceInfo:
         pix_fmt: FFmpeg pixel format of the decoded pictures.
         container: FFmpeg demuxer name, "" where there is none.
         tracks: the other tracks of the file.
-        frame_names: file name stems of an image sequence.
+        frame_names: file name stems of the pictures.
         first_number: number of the first picture of a numbered sequence.
+        profile: the ICC profile of pictures.
         chroma_tag: the `C` token of a Y4M header.
         metadata: container metadata (title and the like).
         video_metadata: metadata of the video track (language, timecode and the like).
@@ -172,6 +173,7 @@ class SourceInfo:
     tracks: tuple[TrackInfo, ...] = ()
     frame_names: tuple[str, ...] = ()
     first_number: int | None = None
+    profile: bytes | None = None
     chroma_tag: str | None = None
     metadata: tuple[tuple[str, str], ...] = ()
     video_metadata: tuple[tuple[str, str], ...] = ()

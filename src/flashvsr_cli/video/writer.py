@@ -42,7 +42,13 @@ def open_sink(
         OutputError: if the place, container or encoder cannot take the frames or an audio track.
         UsageError: if the options contradict the output.
     """
-    options = options or EncodeOptions()
+    sink = _open(location, source, size, options or EncodeOptions(), overwrite=overwrite)
+    if source.info.profile and not isinstance(sink, ImageSink | ImageFolderSink):
+        sink.notices.append(f"The colour profile of {source.info.name} is left out: only pictures can have one.")
+    return sink
+
+
+def _open(location: str, source: Source, size: Size, options: EncodeOptions, *, overwrite: bool) -> Sink:
     _check_size(location, size, options)
     if location == STANDARD_OUTPUT:
         return _open_pipe(source, size, options)
