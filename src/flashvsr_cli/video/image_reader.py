@@ -114,7 +114,8 @@ def describe_gap(name: str, paths: list[Path]) -> str | None:
         return None
     n_missing = sum(step // usual - 1 for step in steps)
     first = next(before + usual for before, step in zip(numbers, steps, strict=False) if step > usual)
-    return f"{name} lacks {n_missing} numbers, {first} first: the pictures around them follow each other directly."
+    missing = f"number {first}" if n_missing == 1 else f"{n_missing} numbers, {first} for one"
+    return f"{name} lacks {missing}: the pictures follow each other without a gap."
 
 
 class ImageSource(SourceBase):
@@ -170,11 +171,11 @@ class ImageSource(SourceBase):
 
     def __iter__(self) -> Iterator[Frame]:
         yield from cut_frames(self._iter_frames(), self._options, self.info.time_base, self.info.name)
-        name = self.info.name
+        first = f"The first picture of {self.info.name}"
         if self._n_deeper:
-            self.notices.append(f"The first picture of {name} has 8 bits: {self._n_deeper} with more are cut to 8.")
+            self.notices.append(f"{first} has 8 bits: {self._n_deeper} with more are rounded to 8.")
         if self._n_transparent:
-            self.notices.append(f"The first picture of {name} is opaque: {self._n_transparent} lose their transparency.")
+            self.notices.append(f"{first} is opaque: the transparency of {self._n_transparent} is left out.")
 
     def _iter_frames(self) -> Iterator[Frame]:
         for i_frame, path in enumerate(self._paths):
