@@ -19,18 +19,37 @@ from flashvsr_cli.video.targets import ByteTarget
 from flashvsr_cli.video.y4m import CHROMA_FORMATS, FRAME_MAGIC, Y4mHeader, chroma_siting, pack_picture, plane_layout
 
 DEFAULT_RATE = Fraction(25)
+STEADY_SHARE = Fraction(1, 10)
+"""Of a frame's length: by how much lengths may differ in a clip whose frames come at equal distances."""
 CHROMA_OF_SUBSAMPLING = {(1, 1): "444", (1, 2): "422", (2, 2): "420"}
 
 
 class _StreamSink(SinkBase):
-    """What both share: a target that receives bytes in order."""
+    """What both share: a target that receives bytes in order, and no times."""
 
     def __init__(self, name: str, target: ByteTarget, source: Source, size: Size) -> None:
         super().__init__(size, is_deep=source.info.bit_depth > 8)
         self._name = name
         self._target = target
+        self._rate = source.info.frame_rate or DEFAULT_RATE
+        self._time_base = source.info.time_base
+        self._last_pts: int | None = None
+        self._is_steady = True
         if source.tracks.streams:
             self.notices.append(f"{name} holds pictures only: the other tracks are left out.")
+
+    def _notice_time(self, frame: Frame) -> None:
+        """Says once that the times of the input are lost, when the first frame comes early or late for its rate."""
+        last, self._last_pts = self._last_pts, frame.pts
+        if last is None or frame.pts is None or not self._is_steady:
+            return
+        length, usual = (frame.pts - last) * self._time_base, 1 / self._rate
+        self._is_steady = abs(length - usual) <= max(self._time_base, usual * STEADY_SHARE)
+        if not self._is_steady:
+            self.notices.append(
+                f"{self._name} has one frame rate, {self._rate}: the times of the input, which differ from frame "
+                f"{self.n_frames} on, are lost. Matroska (.mkv) keeps them."
+            )
 
     def commit(self) -> None:
         """Ends the stream."""
@@ -81,7 +100,7 @@ class Y4mSink(_StreamSink):
             self.notices.append(f"{name} has no transparency: it is left out.")
         self._header = Y4mHeader(
             size=size,
-            rate=info.frame_rate or DEFAULT_RATE,
+            rate=self._rate,
             interlacing="p",
             pixel_aspect=info.sample_aspect_ratio,
             chroma=chroma,
@@ -96,6 +115,7 @@ class Y4mSink(_StreamSink):
 
     def write(self, frame: Frame) -> None:
         """Writes a frame; its time is not written, Y4M counts frames."""
+        self._notice_time(frame)
         picture = self._from_rgb(frame.image, self._enlarge_alpha(frame.alpha) if self._keeps_alpha else None)
         with output_faults(self._name):
             if not self.n_frames:
@@ -122,6 +142,7 @@ class RawSink(_StreamSink):
 
     def write(self, frame: Frame) -> None:
         """Writes a frame."""
+        self._notice_time(frame)
         with output_faults(self._name):
             self._target.write(np.ascontiguousarray(to_depth(frame.image, 8)).data)
         self.n_frames += 1
