@@ -92,19 +92,23 @@ def test_cover_and_dispositions_survive(make_clip, pass_through, tmp_path, conta
         assert [bool(s.disposition & av.stream.Disposition.default) for s in opened.streams.audio] == [False, True]
 
 
-def test_timecode_and_language_of_the_pictures(make_clip, pass_through, tmp_path):
-    plain, clip = make_clip("plain.mov"), tmp_path / "in.mov"
+@pytest.mark.parametrize(("language", "spelled"), [("fra", "fra"), ("swe", "sve"), ("deu", "ger"), ("gsw", None)])
+def test_timecode_and_language_of_the_pictures(make_clip, pass_through, tmp_path, language, spelled):
+    plain, clip = make_clip("plain.mov"), tmp_path / "in.mp4"
     with av.open(str(plain)) as source, av.open(str(clip), "w") as out:
         stream = out.add_stream_from_template(source.streams.video[0], opaque=True)
-        stream.metadata.update({"language": "fra", "timecode": "01:02:03:04"})
+        stream.metadata.update({"language": language, "timecode": "01:02:03:04"})
         for packet in source.demux(video=0):
             if packet.dts is not None:
                 packet.stream = stream
                 out.mux(packet)
-    pass_through(clip, tmp_path / "out.mov", FAST)
+    _, sink = pass_through(clip, tmp_path / "out.mov", FAST)
     with av.open(str(tmp_path / "out.mov")) as opened:
         metadata = opened.streams.video[0].metadata
-        assert (metadata["language"], metadata["timecode"]) == ("fra", "01:02:03:04")
+        assert (metadata.get("language"), metadata["timecode"]) == (spelled, "01:02:03:04")
+    assert [n.rpartition("state the ")[2] for n in sink.notices] == (
+        [] if spelled else ["language of the pictures: left out."]
+    )
 
 
 @pytest.mark.parametrize("container", ["mp4", "mov", "mkv"])

@@ -13,6 +13,7 @@ from flashvsr_cli.video.alpha import AlphaEnlarger
 from flashvsr_cli.video.encoding import Encoding
 from flashvsr_cli.video.faults import output_faults, reason
 from flashvsr_cli.video.frame import Frame
+from flashvsr_cli.video.languages import UNDETERMINED, to_container
 from flashvsr_cli.video.mov_tags import describe_tags, plan_tags
 from flashvsr_cli.video.mp4 import hide_empty_videos
 from flashvsr_cli.video.pixel_format import describe_pixel_format
@@ -203,11 +204,14 @@ class ContainerSink(SinkBase):
 
     def _copy_metadata(self, source: Source) -> None:
         own = {k: v for k, v in source.info.video_metadata if k.lower() in KEPT_VIDEO_METADATA}
-        self._stream.metadata.update(own)
+        language = own.pop("language", UNDETERMINED)
+        code = to_container(self._container.format.name, language)
+        self._stream.metadata.update(own if code is None else {**own, "language": code})
         self._container.metadata.update(self._metadata)
         if source.chapters:
             self._container.set_chapters(source.chapters)
         muxer, lost = self._container.format.name, []
+        lost += ["language of the pictures"] if code is None and language != UNDETERMINED else []
         lost += ["chapters"] if source.chapters and muxer in MUXERS_WITHOUT_CHAPTERS else []
         lost += ["title"] if muxer in MUXERS_WITHOUT_TITLE and any(k.lower() == "title" for k in self._metadata) else []
         is_square = source.info.sample_aspect_ratio in (None, 1)

@@ -1,9 +1,11 @@
-"""The codes of languages in QuickTime's files, which holds a number for each that it knows.
+"""How containers state the language of a track; QuickTime has a number for each that it knows.
 
 Source: FFmpeg 8.1, libavformat/isom.c; `tests/video/test_tracks.py` reads every one back.
 """
 
 QUICKTIME_MUXER = "mov"
+MUXERS_WITHOUT_LANGUAGES = ("avi", "flv")
+UNDETERMINED = "und"
 # What FFmpeg calls QuickTime's numbers: now the one code of ISO 639-2, now the other, and some of its own.
 _CODES = """
 alb amh ara arm asm aym aze baq bel ben bul bur cat ces chi dan dut dzo eng epo est fin fra geo ger gre
@@ -19,6 +21,13 @@ _OTHER_CODES = {
     **{"fre": "fra", "cze": "ces", "rum": "ron", "slo": "slk"},
 }
 _ISO_CODES = {own: iso for iso, own in _OWN_CODES.items()}
+
+
+def to_container(muxer: str, language: str | None) -> str | None:
+    """What a muxer has to be told for a language of ISO 639-2 to be stated, or None if there is none, or no way."""
+    if language in (None, UNDETERMINED) or muxer in MUXERS_WITHOUT_LANGUAGES:
+        return None
+    return to_quicktime(language) if muxer == QUICKTIME_MUXER else language
 
 
 def to_quicktime(language: str) -> str | None:

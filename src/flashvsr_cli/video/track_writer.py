@@ -11,7 +11,7 @@ from av.error import FFmpegError
 from flashvsr_cli.errors import OutputError
 from flashvsr_cli.options import AudioChoice, SubtitleChoice
 from flashvsr_cli.video.faults import reason
-from flashvsr_cli.video.languages import QUICKTIME_MUXER, to_quicktime
+from flashvsr_cli.video.languages import UNDETERMINED, to_container
 from flashvsr_cli.video.sound_times import SoundTimes
 from flashvsr_cli.video.subtitles import MP4_TEXT, TEXT_CODEC_OF_MUXER, TEXT_CODECS, CopiedMp4Text, TranscodedText
 from flashvsr_cli.video.track_ways import AttachedCover, CopiedPackets, TranscodedSound
@@ -21,13 +21,11 @@ MUXER_OF_EVERYTHING = "matroska"
 KINDS_OF_MUXER = {"attachment": (MUXER_OF_EVERYTHING,), "cover": (MUXER_OF_EVERYTHING, "mp4")}
 # MPEG-TS takes any codec, but readers recognise only these.
 CODECS_OF_MUXER = {
-    "mpegts": (
-        *("aac", "aac_latm", "mp1", "mp2", "mp3", "ac3", "eac3", "dts", "truehd", "opus"),
-        "dvb_subtitle",
-    )
+    "mpegts": (*("aac", "aac_latm", "mp1", "mp2", "mp3", "ac3", "eac3", "dts", "truehd", "opus", "dvb_subtitle"),)
 }
-MUXERS_WITHOUT_LANGUAGES = ("avi", "flv")
-NO_LANGUAGE = "und"
+# Where to keep what a container does not hold, by kind or codec; all else .mkv keeps.
+KEEPERS = {"cover": (".mp4", ".mkv"), MP4_TEXT: (".mp4",)}
+OWN = {"mp4": ".mp4", MUXER_OF_EVERYTHING: ".mkv"}
 
 
 @dataclass(frozen=True)
@@ -106,16 +104,11 @@ class TrackWriter:
         way.stream.disposition = stream.disposition
 
     def _state_language(self, stream: Any, added: Any, notices: list[str]) -> None:
-        language: str | None = added.metadata.get("language")
-        if language in (None, NO_LANGUAGE):
-            return
-        if self._muxer == QUICKTIME_MUXER:
-            code = to_quicktime(language)
-            added.metadata["language"] = code or NO_LANGUAGE
-            is_lost = code is None
-        else:
-            is_lost = self._muxer in MUXERS_WITHOUT_LANGUAGES
-        if is_lost:
+        language = added.metadata.pop("language", UNDETERMINED)
+        code = to_container(self._muxer, language)
+        if code is not None:
+            added.metadata["language"] = code
+        elif language != UNDETERMINED:
             track = describe_track(stream).describe()
             notices.append(f"{self._name} cannot state the language of {track}. An .mkv output keeps it.")
 
@@ -162,12 +155,10 @@ class TrackWriter:
                 f"{self._name} cannot hold {track} of the input.",
                 f"Use --audio transcode, or --audio none to leave the sound out,{advice}.".replace(",.", "."),
             ) from error
-        keeper = {"cover": ".mp4 or .mkv", "subtitle": ".mkv"}.get(kind, ".mkv")
-        is_mp4_text = kind == "subtitle" and stream.codec_context.name == MP4_TEXT
-        ways = [f"An {'.mp4' if is_mp4_text else keeper} output keeps it."]
-        ways = [] if is_everything and not is_mp4_text else ways
-        is_text = kind == "subtitle" and stream.codec_context.name in TEXT_CODECS
-        if is_text and self._choices.subtitles == "copy" and self._muxer in TEXT_CODEC_OF_MUXER:
+        codec = None if kind == "attachment" else stream.codec_context.name
+        keepers = [k for k in KEEPERS.get(codec if codec == MP4_TEXT else kind, (".mkv",)) if k != OWN.get(self._muxer)]
+        ways = [f"An {' or '.join(keepers)} output keeps it."] if keepers else []
+        if codec in TEXT_CODECS and self._choices.subtitles == "copy" and self._muxer in TEXT_CODEC_OF_MUXER:
             ways.append("--subs transcode encodes it anew.")
         advice = "".join(f" {way}" for way in ways)
         notices.append(f"{self._name} cannot hold {track}: left out.{advice}")
