@@ -168,3 +168,11 @@ def test_patterns_and_the_options_of_upscale(flashvsr, make_clip, make_pictures,
     limited = flashvsr("batch", "clips/*.mp4", "-o", "small", "--max-pixels", 100)
     assert limited.code == 1
     assert "more than the limit of 100 pixels" in limited.stderr
+
+
+def test_encoder_options_are_for_the_videos(flashvsr, make_clip, make_pictures, tmp_path: Path):
+    make_pictures("in", 1)
+    make_clip("in/a.mp4", 2)
+    done = flashvsr("batch", "in", "-o", "out", "-s", 1, "--codec", "libx265", "--preset", "ultrafast", "--crf", 30)
+    assert done.code == 0, done.stderr
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.mp4", "shot_001.png", RECORD_NAME}

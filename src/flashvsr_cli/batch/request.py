@@ -42,7 +42,7 @@ class BatchRequest:
         model: which weights, where.
         choose_settings: from the model's settings to those that are used.
         scale: output side over input side.
-        input, encode: for every video.
+        input, encode: for every video; pictures take their limits only.
         recursive, extension: as for `plan_batch`.
         overwrite: whatever is there is replaced.
         redo: what an earlier batch made is made again.
@@ -72,12 +72,15 @@ class BatchRequest:
         """What would be run for one file."""
         suffixes = {item.source.suffix.lower(), item.target.suffix.lower()}
         is_picture = bool(suffixes & IMAGE_SUFFIXES)
+        encode = self.encode
+        if item.target.suffix.lower() in IMAGE_SUFFIXES:
+            encode = EncodeOptions(max_pixels=encode.max_pixels)
         return Job(
             str(item.source),
             str(item.target),
             scale=self.scale,
             input=InputOptions(max_pixels=self.input.max_pixels) if is_picture else self.input,
-            encode=self.encode,
+            encode=encode,
             resume=self.resume and not suffixes & UNRESUMABLE_SUFFIXES,
         )
 

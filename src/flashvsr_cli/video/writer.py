@@ -56,7 +56,10 @@ def _open(location: str, source: Source, size: Size, options: EncodeOptions, *, 
         raise UsageError(f"A pipe format has no meaning for {location}.", "Leave it out, or write to `-`.")
     path = Path(location)
     suffix = path.suffix.lower()
-    if location.endswith("/") or path.is_dir() or (not suffix and source.info.kind == "images"):
+    is_folder = location.endswith("/") or path.is_dir() or (not suffix and source.info.kind == "images")
+    if is_folder or suffix in IMAGE_SUFFIXES:
+        _refuse_encoder_options(f"{location} holds pictures", options)
+    if is_folder:
         names = picture_names(source.info, FOLDER_SUFFIX)
         folder = _prepare_folder(location)
         return ImageFolderSink(location, folder, names, FOLDER_SUFFIX, source, size, overwrite=overwrite)
@@ -78,7 +81,7 @@ def _open_video(
 ) -> Sink:
     target = prepare_target(location)
     if suffix == Y4M_SUFFIX:
-        _refuse_encoder_options(location, options)
+        _refuse_encoder_options(f"{location} is uncompressed", options)
         with output_faults(location):
             file = PartFile(target, overwrite=overwrite)
         try:
@@ -100,7 +103,7 @@ def _open_pipe(source: Source, size: Size, options: EncodeOptions) -> Sink:
     if pipe_format == "matroska":
         encoding = plan_encoding(source.info, size, "mkv", options)
         return ContainerSink(STANDARD_OUTPUT_NAME, target, pipe_format, source, size, encoding, _choices(options))
-    _refuse_encoder_options(STANDARD_OUTPUT_NAME, options)
+    _refuse_encoder_options(f"{STANDARD_OUTPUT_NAME} is uncompressed", options)
     if pipe_format == "y4m":
         return Y4mSink(STANDARD_OUTPUT_NAME, target, source, size)
     return RawSink(STANDARD_OUTPUT_NAME, target, source, size)
@@ -119,11 +122,11 @@ def _check_size(location: str, size: Size, options: EncodeOptions) -> None:
         )
 
 
-def _refuse_encoder_options(name: str, options: EncodeOptions) -> None:
+def _refuse_encoder_options(fact: str, options: EncodeOptions) -> None:
     given = (options.codec, options.pix_fmt, options.preset, options.purpose, options.encoder_options)
     if any(given) or options.crf is not None:
         raise UsageError(
-            f"{name} is uncompressed: encoder options have no meaning there.", "Leave them out, or write Matroska."
+            f"{fact}: encoder options have no meaning there.", "Leave them out, or write a video such as Matroska."
         )
 
 
