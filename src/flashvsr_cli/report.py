@@ -81,6 +81,7 @@ class Report:
             "peak_host_bytes": peak_host_bytes(),
             "peak_device_bytes": self.peak_device_bytes,
             "device": torch.cuda.get_device_name(network.device) if on_cuda else "cpu",
+            "backend": network.transformer.name,
             "dtype": str(network.dtype).removeprefix("torch."),
             "model": {"name": checkpoint.name, "version": checkpoint.version, "sha256": checkpoint.sha256()},
             "scale": self.scale,

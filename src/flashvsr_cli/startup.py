@@ -23,7 +23,7 @@ def load_and_tell(options: ModelOptions, *, quiet: bool) -> Upscaler:
                 f"note: on a CPU, auto is the small model {name}; --model {released} is the released one, far slower"
             )
     with fetching(quiet=quiet) as on_progress:
-        return Upscaler.load(
+        upscaler = Upscaler.load(
             options.model,
             version=options.version,
             decoder=options.decoder,
@@ -33,3 +33,7 @@ def load_and_tell(options: ModelOptions, *, quiet: bool) -> Upscaler:
             fp8=options.fp8,
             on_progress=on_progress,
         )
+    notice = upscaler.network.transformer.notice
+    if notice and not quiet:
+        print_line(f"note: {notice}")
+    return upscaler

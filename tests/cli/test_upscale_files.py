@@ -144,7 +144,7 @@ def test_report(flashvsr, make_clip, mini_folder: Path, tmp_path: Path):
     assert report["fps"] == pytest.approx(22 / seconds["total"])
     assert 50e6 < report["peak_host_bytes"] < 20e9
     assert report["peak_device_bytes"] is None, "the CPU has no memory of its own"
-    assert (report["device"], report["dtype"]) == ("cpu", "float32")
+    assert (report["device"], report["backend"], report["dtype"]) == ("cpu", "torch", "float32")
     assert report["model"]["name"] == str(mini_folder)
     assert report["model"]["version"] == "v1.1"
     for name in ("diffusion_pytorch_model_streaming_dmd.safetensors", "LQ_proj_in.ckpt", "TCDecoder.ckpt"):

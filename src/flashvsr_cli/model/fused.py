@@ -116,6 +116,7 @@ class FusedTransformer:
     """
 
     name = "triton"
+    notice: str | None = None
 
     def __init__(self, dit: DiT, conditioning: Conditioning, *, fp8: bool = False) -> None:
         self.config = dit.config

@@ -50,11 +50,13 @@ class Transformer(Protocol):
         name: of the backend.
         config: sizes.
         stores_fp8: whether it can work on a cache in e4m3.
+        notice: what the user should know about the choice of this backend, if anything.
     """
 
     name: str
     config: DiTConfig
     stores_fp8: bool
+    notice: str | None
 
     def __call__(self, noise: Tensor, low_res_tokens: list[Tensor], chunk: ChunkContext) -> Tensor:
         """Run all layers.
@@ -75,8 +77,11 @@ class PlainTransformer:
 
     stores_fp8 = False
 
-    def __init__(self, dit: DiT, conditioning: Conditioning, attention: SparseAttention) -> None:
+    def __init__(
+        self, dit: DiT, conditioning: Conditioning, attention: SparseAttention, notice: str | None = None
+    ) -> None:
         self.name = attention.name
+        self.notice = notice
         self.config = dit.config
         self._dit = dit
         self._conditioning = conditioning
@@ -129,4 +134,10 @@ def choose_transformer(
         from flashvsr_cli.model.fused import FusedTransformer
 
         return FusedTransformer(dit, conditioning, fp8=fp8)
-    return PlainTransformer(dit, conditioning, TorchSparseAttention())
+    notice = None
+    if backend == "auto" and weight.is_cuda and not kernels_run:
+        notice = (
+            f"The GPU kernels do not run on {weight.device}: the transformer is computed in plain torch, slower and "
+            "with more memory; `flashvsr doctor` says what this machine has."
+        )
+    return PlainTransformer(dit, conditioning, TorchSparseAttention(), notice)
