@@ -53,6 +53,16 @@ def test_a_single_picture_keeps_its_name_in_a_folder(tmp_path, pass_through):
     assert [path.name for path in (tmp_path / "single").iterdir()] == ["s_002.png"]
 
 
+@pytest.mark.parametrize(("target", "written"), [("", ["s_4.png", "s_5.png"]), ("x%03d.png", ["x004.png", "x005.png"])])
+def test_pictures_from_a_later_start_keep_their_names(tmp_path, pass_through, target, written):
+    save(tmp_path / "in", *(f"s_{number}.png" for number in range(1, 8)))
+    part = InputOptions(frame_rate=Fraction(10), start=Fraction("0.25"), max_frames=2)
+    pass_through(tmp_path / "in", f"{tmp_path}/out/{target}", input_options=part)
+    out = sorted((tmp_path / "out").iterdir())
+    assert [path.name for path in out] == written
+    assert [int(np.asarray(PillowImage.open(path)).mean()) for path in out] == [80, 100]
+
+
 def test_depth_and_transparency_that_the_first_picture_lacks(tmp_path):
     save(tmp_path / "in", "1.png", "2.png")
     clear = PillowImage.fromarray(np.dstack([shade(3), shade(5)[..., 0]]))

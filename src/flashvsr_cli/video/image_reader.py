@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import pairwise
+from math import ceil
 from pathlib import Path
 
 from flashvsr_cli.errors import InputError
@@ -139,7 +140,8 @@ class ImageSource(SourceBase):
         first = self._first
         rate = options.frame_rate or DEFAULT_RATE
         n_frames = count_within(options, len(paths), rate)[0] if is_cut(options) else len(paths)
-        number = re.search(r"(\d+)\D*$", paths[0].stem)
+        shown = paths[ceil((options.start or 0) * rate) :]
+        number = re.search(r"(\d+)\D*$", shown[0].stem) if shown else None
         self.info = SourceInfo(
             name=name,
             kind=kind,
@@ -157,7 +159,7 @@ class ImageSource(SourceBase):
             rotation=90 * first.orientation.quarter_turns,
             is_mirrored=first.orientation.is_mirrored,
             has_alpha=first.pixel_format.has_alpha,
-            frame_names=tuple(p.stem for p in paths),
+            frame_names=tuple(p.stem for p in shown),
             first_number=int(number[1]) if number else None,
             profile=first.profile if first.profile and is_for_rgb(first.profile) else None,
         )

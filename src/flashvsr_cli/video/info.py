@@ -142,8 +142,8 @@ class SourceInfo:
         pix_fmt: FFmpeg pixel format of the decoded pictures.
         container: FFmpeg demuxer name, "" where there is none.
         tracks: the other tracks of the file.
-        frame_names: file name stems of the pictures.
-        first_number: number of the first picture of a numbered sequence.
+        frame_names: file name stems of the pictures, from the first that is shown on.
+        first_number: number of the first of them in a numbered sequence.
         profile: the ICC profile of pictures.
         chroma_tag: the `C` token of a Y4M header.
         metadata: container metadata (title and the like).
