@@ -1,6 +1,13 @@
-"""What the benchmarks share: timing, error, the machine's name, the shape of a full-size chunk."""
+"""What the benchmarks share: timing, error, the machine's name, the shape of a full-size chunk.
 
+With BENCH_TOY=1 they run at tiny shapes, on a CPU (under TRITON_INTERPRET=1) if need be: that they run, not how fast.
+With BENCH_ROWS=FILE each measured row is also appended to a file, as a line of JSON.
+"""
+
+import json
+import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -9,13 +16,28 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-ROWS, COLS, N_HEADS, HEAD_DIM, N_KV_PAIRS = 6, 11, 12, 128, 4  # 768 x 1408: 66 windows, 4 time pairs of keys
+IS_TOY = os.environ.get("BENCH_TOY") == "1"
+DEVICE = "cuda" if torch.cuda.is_available() or not IS_TOY else "cpu"
+ROWS, COLS, N_HEADS = (1, 2, 2) if IS_TOY else (6, 11, 12)
+HEAD_DIM, N_KV_PAIRS = 128, 4  # 768 x 1408: 66 windows of tokens, 4 time pairs of keys
 WINDOW_TOK = 128
+MATMUL_SIDE = 256 if IS_TOY else 8192
 _FLUSH_BYTES = 256 * 2**20  # several times any L2
+
+
+def note(**row) -> None:
+    """Keeps a measured row where BENCH_ROWS says."""
+    if path := os.environ.get("BENCH_ROWS"):
+        with Path(path).open("a") as file:
+            file.write(json.dumps(row) + "\n")
 
 
 def time_ms(call: Callable[[], object], n_timed: int = 30, n_warm: int = 3) -> float:
     """Median device time of a call in ms, with the L2 cache overwritten before each."""
+    if DEVICE == "cpu":
+        started = time.perf_counter()
+        call()
+        return 1e3 * (time.perf_counter() - started)
     flush = torch.empty(_FLUSH_BYTES, dtype=torch.int8, device="cuda")
     for _ in range(n_warm):
         call()
@@ -31,6 +53,8 @@ def time_ms(call: Callable[[], object], n_timed: int = 30, n_warm: int = 3) -> f
 
 def time_graph_ms(call: Callable[[], object], n_timed: int = 30) -> float:
     """Like `time_ms`, through a CUDA graph: several small kernels without the gaps between their launches."""
+    if DEVICE == "cpu":
+        return time_ms(call)
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         for _ in range(3):
@@ -56,11 +80,12 @@ def check(name: str, error: float, limit: float) -> None:
 def print_machine() -> None:
     import triton
 
-    name = torch.cuda.get_device_name()
+    name = torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu, toy shapes: no measurement"
     print(f"{name}, torch {torch.__version__}, triton {triton.__version__}")
 
 
 def matmul_ceiling_tflops() -> float:
     """bf16 8192^3 matrix product through torch on random data."""
-    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    return 2 * 8192**3 / time_ms(lambda: a @ b, 10) / 1e9
+    side = MATMUL_SIDE
+    a, b = (torch.randn(side, side, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
+    return 2 * side**3 / time_ms(lambda: a @ b, 10) / 1e9

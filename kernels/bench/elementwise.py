@@ -4,7 +4,19 @@ python kernels/bench/elementwise.py
 """
 
 import torch
-from common import COLS, HEAD_DIM, N_HEADS, ROWS, WINDOW_TOK, check, print_machine, relative_error, time_ms
+from common import (
+    COLS,
+    DEVICE,
+    HEAD_DIM,
+    N_HEADS,
+    ROWS,
+    WINDOW_TOK,
+    check,
+    note,
+    print_machine,
+    relative_error,
+    time_ms,
+)
 from torch.nn import functional as F
 
 from flashvsr_kernels import reference
@@ -19,6 +31,7 @@ FFN = 8960
 
 def report(name, ms, n_bytes, ms_plain):
     print(f"{name:36} {ms * 1e3:8.1f} us {n_bytes / ms / 1e9:6.2f} TB/s   plain torch {ms_plain * 1e3:8.1f} us")
+    note(op=name, ms=ms, plain_ms=ms_plain)
 
 
 def bench_norms(normal):
@@ -50,11 +63,11 @@ def bench_qk(normal):
     qkv = normal(N_TOK, 3 * DIM)
     q, k, v = qkv.split(DIM, dim=1)
     weights = [normal(DIM) for _ in range(2)]
-    angle = torch.rand(N_TOK, HEAD_DIM // 2, device="cuda") * 30
+    angle = torch.rand(N_TOK, HEAD_DIM // 2, device=DEVICE) * 30
     cos, sin = angle.cos(), angle.sin()
-    k_pages, v_pages = (torch.full((4, N_TOK, DIM), torch.nan, device="cuda").bfloat16() for _ in range(2))
-    k_means = torch.full((4, M, N_HEADS, HEAD_DIM), torch.nan, device="cuda")
-    new_pages = torch.tensor([2], dtype=torch.int32, device="cuda")
+    k_pages, v_pages = (torch.full((4, N_TOK, DIM), torch.nan, device=DEVICE).bfloat16() for _ in range(2))
+    k_means = torch.full((4, M, N_HEADS, HEAD_DIM), torch.nan, device=DEVICE)
+    new_pages = torch.tensor([2], dtype=torch.int32, device=DEVICE)
 
     def ours(with_v):
         more = {"v": v, "v_pages": v_pages} if with_v else {}
@@ -82,8 +95,8 @@ def bench_qk(normal):
     ms_plain = time_ms(plain)
     report("q, k: norm, RoPE, page, means", time_ms(lambda: ours(False)), 4 * size, ms_plain)
     report("the same and v into its page", time_ms(lambda: ours(True)), 6 * size, ms_plain)
-    v8 = torch.zeros(4, M, N_HEADS, HEAD_DIM, WINDOW_TOK, device="cuda").to(torch.float8_e4m3fn)
-    scales = torch.zeros(4, M, N_HEADS, device="cuda")
+    v8 = torch.zeros(4, M, N_HEADS, HEAD_DIM, WINDOW_TOK, device=DEVICE).to(torch.float8_e4m3fn)
+    scales = torch.zeros(4, M, N_HEADS, device=DEVICE)
     ms = time_ms(lambda: write_v(v, v_pages=v8, v_log2_scales=scales, new_pages=new_pages, n_heads=N_HEADS))
     print(f"{'v into an e4m3 page':36} {ms * 1e3:8.1f} us {1.5 * size / ms / 1e9:6.2f} TB/s")
 
@@ -101,15 +114,16 @@ def bench_gelu(normal):
 
 
 def main():
-    generator = torch.Generator("cuda").manual_seed(5)
+    generator = torch.Generator(DEVICE).manual_seed(5)
 
     def normal(*shape):
-        return torch.randn(*shape, generator=generator, device="cuda").bfloat16()
+        return torch.randn(*shape, generator=generator, device=DEVICE).bfloat16()
 
     print_machine()
     bench_norms(normal)
     bench_qk(normal)
-    bench_gelu(normal)
+    if DEVICE == "cuda":  # on a CPU that operator computes another GELU
+        bench_gelu(normal)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,18 @@ python kernels/bench/linear.py
 """
 
 import torch
-from common import COLS, ROWS, WINDOW_TOK, check, matmul_ceiling_tflops, print_machine, relative_error, time_ms
+from common import (
+    COLS,
+    DEVICE,
+    ROWS,
+    WINDOW_TOK,
+    check,
+    matmul_ceiling_tflops,
+    note,
+    print_machine,
+    relative_error,
+    time_ms,
+)
 from torch.nn import functional as F
 
 from flashvsr_kernels.fp8_linear import (
@@ -29,13 +40,17 @@ def bench_layer(x, weight, bias):
     n_out, n_in = weight.shape
     rate, rate_low = (2 * x.shape[0] * n_in * n_out / 1e9 / t for t in (ms, ms_low))
     print(f"{n_in:5} -> {n_out:5}   {ms:8.3f} {rate:8.0f} {ms_low:8.3f} {rate_low:8.0f} {ms_quantise:12.4f}")
+    note(layer=f"{n_in} -> {n_out}", ms=ms, fp8_ms=ms_low, quantise_ms=ms_quantise)
 
 
 def main():
-    generator = torch.Generator("cuda").manual_seed(9)
+    if DEVICE == "cpu":
+        print("scaled products in e4m3 need a GPU")
+        return
+    generator = torch.Generator(DEVICE).manual_seed(9)
 
     def normal(*shape):
-        return torch.randn(*shape, generator=generator, device="cuda").bfloat16()
+        return torch.randn(*shape, generator=generator, device=DEVICE).bfloat16()
 
     print_machine()
     print(f"bf16 matrix product: {matmul_ceiling_tflops():.0f} TFLOP/s")
