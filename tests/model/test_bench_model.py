@@ -1,15 +1,18 @@
 """The model benchmark on a model small enough for a CPU: what it reports, not how fast."""
 
+import json
 import weakref
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from flashvsr_cli import bench_model
 from flashvsr_cli.bench_clip import draw_clip, measure_files
 from flashvsr_cli.bench_model import load_subject, measure_model
+from flashvsr_cli.cli.bench import app
 from flashvsr_cli.model import full_size
 from flashvsr_cli.model.config import DiTConfig, LowResProjectionConfig, TinyDecoderConfig
 from flashvsr_cli.model.kv_cache import PagedKVCache
@@ -68,6 +71,16 @@ def test_the_packaged_model_is_measured_with_its_own_weights_and_settings() -> N
     assert not subject.is_random
     assert subject.network.dit.config.head_dim == traits.head_dim == 64
     assert Upscaler(subject.network, subject.checkpoint).default_settings == traits.settings
+
+
+def test_the_command_takes_the_packaged_model_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_model, "WARM_CHUNKS", 1)
+    arguments = ["model", "--model", "nano", "--size", "128x128", "--device", "cpu", "--chunks", "1", "--frames", "0"]
+    done = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False)
+    measured = json.loads(done.stdout)
+    assert measured["model"] == "nano"
+    assert measured["fps"] > 0
+    assert measured["peak_bytes"] == 0 < measured["estimated_bytes"]
 
 
 def test_the_clip_moves_and_has_edges() -> None:
