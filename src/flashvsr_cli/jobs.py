@@ -88,7 +88,7 @@ class OpenJob:
         check_target(job.source, job.target, overwrite=job.overwrite)  # an input on a pipe may be long in coming
         if not job.resume:
             return open_sink(job.target, self._source, self._geometry.target, job.encode, overwrite=job.overwrite)
-        sink = open_resumable_sink(job.target, self._source, self._geometry.target, job.encode)
+        sink = open_resumable_sink(job.target, self._source, self._geometry.target, job.encode, overwrite=job.overwrite)
         try:
             sink.check(job_facts(job.source, job.scale, job.input, job.encode))
         except BaseException:

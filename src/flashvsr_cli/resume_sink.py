@@ -210,7 +210,9 @@ def _set_alpha(packet: av.Packet, alpha: bytes) -> None:
     packet.set_sidedata(side_data)
 
 
-def open_resumable_sink(location: str, source: Source, size: Size, options: EncodeOptions) -> ResumableSink:
+def open_resumable_sink(
+    location: str, source: Source, size: Size, options: EncodeOptions, *, overwrite: bool = False
+) -> ResumableSink:
     """Opens a video file that can be taken up again; see `open_sink`.
 
     Raises:
@@ -227,7 +229,7 @@ def open_resumable_sink(location: str, source: Source, size: Size, options: Enco
     journal = open_journal(location, target)
     try:
         with output_faults(location):
-            file = PartFile(target)
+            file = PartFile(target, overwrite=overwrite)
         choices = TrackChoices(options.audio, options.subtitles)
         return ResumableSink(journal, location, file, muxer, source, size, encoding, choices)
     except BaseException:
