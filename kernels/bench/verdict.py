@@ -132,7 +132,10 @@ LINES = [
 def table(record, *, is_whole=True):
     """The verdict on every line, as Markdown; without `is_whole` only on what was measured."""
     rows = [line.row(record) for line in LINES]
-    rows = [("what", "target", "measured", ""), *(row for row in rows if is_whole or row[2])]
+    rows = [row for row in rows if is_whole or row[2]]
+    if not rows:
+        return ""
+    rows.insert(0, ("what", "target", "measured", ""))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
