@@ -11,7 +11,8 @@ from flashvsr_cli.model.config import TinyDecoderConfig
 from flashvsr_cli.model.tiny_decoder import MemBlock
 from flashvsr_cli.model.traits import Traits
 from flashvsr_cli.options import Settings
-from flashvsr_cli.train.config import ModelConfig, read_stage_config
+from flashvsr_cli.train.config import ModelConfig
+from flashvsr_cli.train.config_file import read_stage_config
 from flashvsr_cli.train.cost import count_macs
 from flashvsr_cli.train.forward import decode_clips, decode_stills
 from flashvsr_cli.train.parts import build_random, export, role_states

@@ -24,8 +24,8 @@ from flashvsr_cli.train.config import (
     StageConfig,
     StageName,
     ValidationConfig,
-    read_stage_config,
 )
+from flashvsr_cli.train.config_file import read_stage_config
 from flashvsr_cli.train.loop import STATE_FILE, train
 from flashvsr_cli.train.losses import gradient_distance
 from flashvsr_cli.train.parts import BASE_FILE, MODEL_FILE, build_random, load_parts

@@ -30,7 +30,7 @@ def run_command(
     import logging
     import sys
 
-    from flashvsr_cli.train.config import read_stage_config
+    from flashvsr_cli.train.config_file import read_stage_config
     from flashvsr_cli.train.loop import train
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -78,7 +78,7 @@ def measure_command(
 ) -> None:
     """Measure a model on clips that it was not trained on: a Markdown table with the gain over bicubic."""
     from flashvsr_cli.pipeline import Upscaler
-    from flashvsr_cli.train.config import read_stage_config
+    from flashvsr_cli.train.config_file import read_stage_config
     from flashvsr_cli.train.validate import clips_of_video, make_clips, measure_network, table_of
 
     stage = read_stage_config(config, tuple(change or ()))

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from flashvsr_cli.errors import FlashVSRError
-from flashvsr_cli.train.config import read_stage_config
+from flashvsr_cli.train.config_file import read_stage_config
 from flashvsr_cli.train.loop import train
 
 

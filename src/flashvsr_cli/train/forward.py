@@ -5,14 +5,15 @@ Letters: B clips of a pack; F latents of a clip, 4F - 3 frames out, 4F + 1 frame
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from flashvsr_cli.errors import UsageError
-from flashvsr_cli.model.dit import DiT, Rotary, SelfAttend
+from flashvsr_cli.model.dit import DiT, DiTBlock, Rotary, SelfAttend
 from flashvsr_cli.model.lq_projection import BLOCK, CACHED_SLICES, KERNEL_FRAMES, LowResProjection
 from flashvsr_cli.model.rope import rotary_table
 from flashvsr_cli.model.tiny_decoder import DETAIL_BLOCK, MemBlock, TinyDecoder
@@ -139,3 +140,15 @@ def decode_stills(decoder: TinyDecoder, low_res: Tensor) -> Tensor:
     x = decoder.detail(F.pixel_unshuffle(low_res, DETAIL_BLOCK).contiguous(memory_format=torch.channels_last))
     x = decoder.run_from_second_stage(x, lambda _index, block, x: block.combine(x, torch.zeros_like(x)))
     return decoder.finish(x.float(), low_res)
+
+
+def checkpoint_blocks(stage: nn.Module) -> None:
+    """Let every transformer block compute its activations again in the backward pass."""
+    for block in stage.modules():
+        if isinstance(block, DiTBlock):
+            plain = block.forward
+
+            def recomputed(*inputs: Any, plain: Any = plain) -> Any:
+                return checkpoint(plain, *inputs, use_reentrant=False)
+
+            block.forward = recomputed  # type: ignore[method-assign, assignment]

@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from flashvsr_cli.dataset.pool import ClipPool
 from flashvsr_cli.errors import UsageError, WeightsError
-from flashvsr_cli.model.dit import DiTBlock
 from flashvsr_cli.model.network import resolve_device
 from flashvsr_cli.train.config import StageConfig
 from flashvsr_cli.train.distributed import World, gather_state, open_world, shard, spread_state, whole
+from flashvsr_cli.train.forward import checkpoint_blocks
 from flashvsr_cli.train.logs import RunLog
 from flashvsr_cli.train.losses import choose_perceptual
 from flashvsr_cli.train.parts import (
@@ -65,7 +64,7 @@ class Trainer:
         self.stage: Stage = make_stage(parts, config, perceptual, real).to(world.device)
         groups = self.stage.choose_trained()
         if config.run.checkpointing:
-            _checkpoint_blocks(self.stage)
+            checkpoint_blocks(self.stage)
         shard(self.stage, world)
         # Sharding replaced the parameters, so they are looked up again by name.
         self._groups = self._find_groups(groups)
@@ -311,18 +310,6 @@ def _teacher(config: StageConfig) -> ScoreModel | None:
     if config.teacher is None:
         return None
     return load_parts(config.teacher, config.sparsity.settings(), config.model, config.seed).generator
-
-
-def _checkpoint_blocks(stage: Stage) -> None:
-    """Let every transformer block compute its activations again in the backward pass."""
-    for block in stage.modules():
-        if isinstance(block, DiTBlock):
-            plain = block.forward
-
-            def recomputed(*inputs: Any, plain: Any = plain) -> Any:
-                return checkpoint(plain, *inputs, use_reentrant=False)
-
-            block.forward = recomputed  # type: ignore[method-assign, assignment]
 
 
 def train(config: StageConfig, folder: Path, *, resume: bool = False) -> None:
