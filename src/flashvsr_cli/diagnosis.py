@@ -3,7 +3,6 @@
 import platform
 import shutil
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +19,6 @@ ENCODERS = {
     "prores_ks": "ProRes",
 }
 CARD_ENCODERS = {"h264_nvenc": "H.264", "hevc_nvenc": "H.265", "av1_nvenc": "AV1"}
-CARD_TRIAL_SIZE = (256, 256)
 GIB = 1 << 30
 
 
@@ -106,19 +104,11 @@ def _codecs() -> list[Finding]:
 
 def _card_encoder(name: str, what: str) -> Finding:
     """Whether an encoder of the graphics card opens here; that FFmpeg was built with it says nothing about the card."""
-    import av
-    from av.error import FFmpegError
+    from flashvsr_cli.video.card_encoders import ON_THE_CPU, why_not
 
-    try:
-        encoder: Any = av.CodecContext.create(name, "w")
-    except ValueError:
-        return Finding(name, "note", f"{what} on an NVIDIA GPU: not in this FFmpeg")
-    encoder.height, encoder.width = CARD_TRIAL_SIZE
-    encoder.pix_fmt, encoder.time_base = "yuv420p", Fraction(1, 25)
-    try:
-        encoder.open()
-    except (FFmpegError, ValueError):
-        return Finding(name, "note", f"{what} on an NVIDIA GPU: does not open on this machine")
+    cause = why_not(name)
+    if cause is not None:
+        return Finding(name, "note", f"{what} on an NVIDIA GPU: {cause}; {ON_THE_CPU[name]} encodes in its place")
     return Finding(name, "ok", f"{what} on an NVIDIA GPU, with --codec {name}")
 
 

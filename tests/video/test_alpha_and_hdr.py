@@ -213,13 +213,25 @@ def test_a_misspelt_encoder_option_is_refused(make_clip, pass_through, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["in.mkv"]
 
 
-def test_an_encoder_without_its_card_is_refused_in_a_sentence(make_clip, pass_through, tmp_path):
+@pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="what a machine without the card does")
+@pytest.mark.parametrize(("codec", "instead"), [("h264_nvenc", "libx264"), ("hevc_nvenc", "libx265")])
+def test_without_its_card_an_encoder_for_the_cpu_takes_its_place_and_says_so(
+    make_clip, pass_through, tmp_path, codec, instead
+):
     clip = make_clip("in.mkv", size=(256, 256))
-    if not Path("/dev/nvidia0").exists():
-        with pytest.raises(OutputError, match=r"hevc_nvenc does not work on this machine") as caught:
-            pass_through(clip, tmp_path / "out.mkv", EncodeOptions(codec="hevc_nvenc"))
-        assert "libx265" in caught.value.next_step
-        assert [p.name for p in tmp_path.iterdir()] == ["in.mkv"]
+    _, sink = pass_through(clip, tmp_path / "out.mkv", EncodeOptions(codec=codec, crf=30))
+    assert sink.facts()["codec"] == instead
+    assert sink.facts()["encoder_options"]["crf"] == "30"
+    assert any(text.startswith(f"{codec} does not work on this machine") for text in sink.notices)
+
+
+@pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="what a machine without the card does")
+def test_settings_that_only_the_cards_encoder_knows_are_not_guessed_at(make_clip, pass_through, tmp_path):
+    clip = make_clip("in.mkv", size=(256, 256))
+    with pytest.raises(OutputError, match=r"hevc_nvenc does not work on this machine") as caught:
+        pass_through(clip, tmp_path / "out.mkv", EncodeOptions(codec="hevc_nvenc", preset="p5"))
+    assert "libx265" in caught.value.next_step
+    assert [p.name for p in tmp_path.iterdir()] == ["in.mkv"]
 
 
 def test_absurd_sizes_are_refused_before_work(make_clip, tmp_path):

@@ -9,6 +9,7 @@ from av.codec.codec import Codec, UnknownCodecError, codecs_available
 from flashvsr_cli.errors import OutputError, UsageError
 from flashvsr_cli.geometry import Size
 from flashvsr_cli.options import EncodeOptions
+from flashvsr_cli.video.card_encoders import replace_missing_card
 from flashvsr_cli.video.hdr import PARAMETERS, encoder_parameters
 from flashvsr_cli.video.info import SourceInfo
 from flashvsr_cli.video.pixel_format import describe_pixel_format
@@ -110,13 +111,14 @@ def plan_encoding(info: SourceInfo, size: Size, extension: str, options: EncodeO
         OutputError: if the encoder is not available or cannot take the pixel format or size.
         UsageError: if an option has no meaning for the encoder.
     """
-    options = apply_purpose(options, extension)
+    options, card_notices = replace_missing_card(apply_purpose(options, extension))
     name = options.codec or DEFAULT_CODECS.get(extension)
     if name is None:
         raise OutputError(f"There is no default encoder for .{extension}.", "Choose one with --codec.")
     codec = _find_encoder(name)
     holds_alpha = extension in ALPHA_MUXERS.get(name, ())
     pix_fmt, notices = choose_pix_fmt(codec, info, size, options.pix_fmt, holds_alpha=holds_alpha)
+    notices[:0] = card_notices
     if info.has_alpha and not describe_pixel_format(pix_fmt).has_alpha:
         notices.append(f"{name} in .{extension} has no transparency: it is left out. {ALPHA_ADVICE}")
     own = dict(options.encoder_options)
