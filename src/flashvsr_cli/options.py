@@ -133,6 +133,7 @@ class InputOptions:
         start, end: seconds after the first frame; frames shown in [start, end) are read. None is the clip's own.
         max_frames: frames to read at most.
         max_pixels: larger pictures are refused before they are decoded.
+        allow_playlists: whether HLS, DASH and concat lists are followed, to other files and over the network.
     """
 
     raw_size: tuple[int, int] | None = None
@@ -142,6 +143,7 @@ class InputOptions:
     end: Fraction | None = None
     max_frames: int | None = None
     max_pixels: int = MAX_INPUT_PIXELS
+    allow_playlists: bool = False
 
     def __post_init__(self) -> None:
         if self.raw_size is not None:

@@ -260,6 +260,37 @@ def test_a_playlist_reaches_nothing_outside(tmp_path):
     assert not server_was_asked.is_set()
 
 
+def test_a_playlist_is_followed_if_that_is_allowed(make_clip, tmp_path):
+    """HLS in two pieces, one of them over HTTP on loopback."""
+    from functools import partial
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+    class Silent(SimpleHTTPRequestHandler):
+        def log_message(self, *arguments):
+            pass
+
+    for name in ("a.ts", "b.ts"):
+        make_clip(name, pts=tuple(range(10)))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Silent, directory=str(tmp_path)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        playlist = tmp_path / "in.m3u8"
+        playlist.write_text(
+            "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\na.ts\n#EXT-X-DISCONTINUITY\n#EXTINF:1,\n"
+            f"http://127.0.0.1:{server.server_port}/b.ts\n#EXT-X-ENDLIST\n"
+        )
+        with open_source(str(playlist), InputOptions(allow_playlists=True)) as source:
+            assert sum(1 for _ in source) == 20
+        with pytest.raises(InputError, match="is a playlist") as refused:
+            open_source(str(playlist))
+        assert "--allow-playlists" in refused.value.next_step
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
 def test_pictures_that_change_size_are_refused(make_clip, tmp_path):
     parts = [make_clip("a.ts", pts=tuple(range(10))), make_clip("b.ts", pts=tuple(range(10, 20)), size=(64, 96))]
     joined = tmp_path / "in.ts"

@@ -140,10 +140,19 @@ class InputFlags(PartFlags):
         ),
     ] = None
 
+    allow_playlists: Annotated[
+        bool,
+        typer.Option(
+            "--allow-playlists",
+            help="Follow HLS, DASH and concat lists, to other files and over the network.",
+            rich_help_panel=INPUT,
+        ),
+    ] = False
+
     def input_options(self) -> InputOptions:
         """What the input cannot say about itself, and how much of it is wanted."""
         size = (self.input_size.height, self.input_size.width) if self.input_size else None
-        return replace(self.part_options(), raw_size=size, frame_rate=self.fps)
+        return replace(self.part_options(), raw_size=size, frame_rate=self.fps, allow_playlists=self.allow_playlists)
 
 
 @dataclass(frozen=True)

@@ -24,18 +24,23 @@ ADVICE_NOT_MEDIA = "Give a video file, an image, a folder of images, or `-` for 
 REFERRING_FORMATS = {"hls", "dash", "webm_dash_manifest", "concat", "imf", "sdp", "rtp", "rtsp", "sap"} | {
     *("image2", "image2pipe", "lavfi", "alsa", "oss", "fbdev", "kmsgrab", "x11grab", "video4linux2", "v4l2")
 }
+PLAYLISTS = ("hls", "dash", "concat")
+NETWORK_PROTOCOLS = "http,https,httpproxy,tcp,tls"
 # FFmpeg's own decoders of these read the picture and leave its transparency.
 ALPHA_DECODERS = {"vp9": "libvpx-vp9", "vp8": "libvpx"}
 
 
 def open_container(name: str, media: Path | PipeInput, options: InputOptions) -> av.container.InputContainer:
-    """Opens without following playlists or references to the network.
+    """Opens without following playlists or references to the network, unless the options allow playlists.
 
     Raises:
         InputError: if it is no media.
     """
     limits = {"max_pixels": str(options.max_pixels)}
     local_only = {"protocol_whitelist": "file,crypto,data", "format_whitelist": _self_contained_formats()}
+    if options.allow_playlists:
+        local_only["protocol_whitelist"] += f",{NETWORK_PROTOCOLS}"
+        local_only["format_whitelist"] += f",{','.join(PLAYLISTS)}"
     try:
         if isinstance(media, PipeInput):
             pipe_only = {**local_only, "protocol_whitelist": "data"}
@@ -47,7 +52,8 @@ def open_container(name: str, media: Path | PipeInput, options: InputOptions) ->
         raise InputError(f"{name} is not a media file, or it is cut short.", ADVICE_NOT_MEDIA) from error
     except av.error.ArgumentError as error:
         raise InputError(
-            f"{name} is a playlist or an otherwise unreadable kind of file.", "Give the file that holds the pictures."
+            f"{name} is a playlist or an otherwise unreadable kind of file.",
+            "Give the file that holds the pictures, or --allow-playlists if you trust the list.",
         ) from error
     except (FFmpegError, OSError, ValueError) as error:
         raise input_error(name, error) from error
