@@ -65,9 +65,15 @@ class LowResProjection(nn.Module):
         self.conv2 = nn.Conv3d(config.hidden1, config.hidden2, kernel)
         self.norm2 = ChannelNorm(config.hidden2)
         self.linear_layers = nn.ModuleList(nn.Linear(config.hidden2, config.dim) for _ in range(config.n_layers))
+        self._has_kernels = False
 
     def forward(self, frames: Frames, state: ProjectionState) -> list[Tensor]:
-        """Project the frames a chunk reads; updates `state`.
+        """`features` through every linear layer: one tensor (n*h*w, D) in window order per layer."""
+        features = self.features(frames, state)
+        return [linear(features) for linear in self.linear_layers]
+
+    def features(self, frames: Frames, state: ProjectionState) -> Tensor:
+        """What the frames a chunk reads become before the linear layers; updates `state`.
 
         Args:
             frames: (T, 3, H, W) in [-1, 1]; T = 1 + 4n for a stream's first chunk, 4n after it. Slices of them are
@@ -75,7 +81,7 @@ class LowResProjection(nn.Module):
             state: of this stream.
 
         Returns:
-            One tensor (n*h*w, D) in window order per linear layer.
+            (n*h*w, C) in window order.
         """
         n_frames, weight = len(frames), self.conv1.weight
         is_first = n_frames % FRAMES_PER_LATENT == 1
@@ -91,8 +97,7 @@ class LowResProjection(nn.Module):
         x = torch.cat(results)
         if is_first:
             x = x[1:]
-        tokens = to_window_order(x)
-        return [linear(tokens) for linear in self.linear_layers]
+        return to_window_order(x)
 
     def _mix(self, frames: Tensor, state: ProjectionState) -> Tensor:
         """Both convolutions on whole clips, (4n, 3, H, W) to (n, h, w, C); updates `state`."""
@@ -111,28 +116,41 @@ class LowResProjection(nn.Module):
         for conv in (self.conv1, self.conv2):
             conv.weight = nn.Parameter(stack_taps(conv.weight), requires_grad=False)
 
+    def use_kernels(self) -> None:
+        """Lay time steps side by side with a GPU kernel, from now on."""
+        self._has_kernels = True
+
     def _causal_conv(
         self, conv: nn.Conv3d, x: Tensor, cached: Tensor | None, *, slices_per_clip: int
     ) -> tuple[Tensor, Tensor]:
         """Convolve (T, h, w, C) to (T/2, h, w, C'); also returns the slices to cache."""
-        clips = x.unflatten(0, (-1, slices_per_clip))
         if self.version == "v1":
+            clips = x.unflatten(0, (-1, slices_per_clip))
             in_front = clips[:, -CACHED_SLICES:]
         else:
-            if cached is None:
-                cached = x[:1].expand(CACHED_SLICES, -1, -1, -1)
-            in_front = torch.cat((cached[None], clips[:-1, -CACHED_SLICES:]))
+            # Every clip follows the one before it, so that they are a single one.
+            clips = x[None]
+            in_front = (x[:1].expand(CACHED_SLICES, -1, -1, -1) if cached is None else cached)[None]
         weight = conv.weight if conv.weight.ndim == 4 else stack_taps(conv.weight)
-        convolve = _convolve_at_once if x.is_cuda else _convolve_one_by_one
+        plain = _convolve_at_once if x.is_cuda else _convolve_one_by_one
+        convolve = _convolve_in_kernel if self._has_kernels else plain
         return convolve(in_front, clips, weight, conv.bias), x[-CACHED_SLICES:].clone()
 
 
-# Both: time slices stacked as channels of a 2-D convolution, the same sums and a multiple faster than conv3d;
+# All: time slices stacked as channels of a 2-D convolution, the same sums and a multiple faster than conv3d;
 # in_front (N, 2, h, w, C) and clips (N, S, h, w, C) to (N * S / 2, h, w, C').
 
 
+def _convolve_in_kernel(in_front: Tensor, clips: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """All results in one call, stacked and padded in one pass."""
+    from flashvsr_kernels.time_taps import stack_time  # needs triton
+
+    stacked = stack_time(clips.contiguous(), in_front.contiguous(), KERNEL_FRAMES, stride=2, border=1)
+    return F.conv2d(stacked.permute(0, 3, 1, 2), weight, bias).permute(0, 2, 3, 1)
+
+
 def _convolve_at_once(in_front: Tensor, clips: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """All results in one call, for GPUs."""
+    """All results in one call, for GPUs without the kernels."""
     slices = _replicate_border(torch.cat((in_front, clips), dim=1))
     taps = [slices[:, tap : tap + clips.shape[1] - 1 : 2] for tap in range(KERNEL_FRAMES)]
     stacked = torch.cat(taps, dim=-1).flatten(0, 1).permute(0, 3, 1, 2)
