@@ -10,7 +10,7 @@ from av.error import FFmpegError
 from flashvsr_cli.errors import OutputError
 from flashvsr_cli.geometry import Size
 from flashvsr_cli.video.alpha import AlphaEnlarger
-from flashvsr_cli.video.encoding import Encoding
+from flashvsr_cli.video.encoding import Encoding, extensions_for
 from flashvsr_cli.video.faults import output_faults, reason
 from flashvsr_cli.video.frame import Frame
 from flashvsr_cli.video.languages import UNDETERMINED, to_container
@@ -184,9 +184,10 @@ class ContainerSink(SinkBase):
                 self._encoding.codec, rate=_encoder_rate(info.frame_rate), options=options
             )
         except ValueError as error:
+            holders = " or ".join(f".{extension}" for extension in extensions_for(self._encoding.codec))
             raise OutputError(
                 f"{self._name} cannot hold video encoded by {self._encoding.codec}.",
-                "Use another --codec, or give the output the extension .mkv.",
+                f"Use another --codec{f', or give the output the extension {holders}' if holders else ''}.",
             ) from error
         context = stream.codec_context
         stream.width, stream.height = size[1], size[0]
