@@ -14,7 +14,7 @@ from flashvsr_cli.video import truncation
 from flashvsr_cli.video.alpha import read_alpha
 from flashvsr_cli.video.cut import Cut, nothing_left
 from flashvsr_cli.video.deinterlacer import Deinterlacer, note_interlacing
-from flashvsr_cli.video.describing import describe_video, read_tags
+from flashvsr_cli.video.describing import describe_video, read_color
 from flashvsr_cli.video.discontinuity import Discontinuities
 from flashvsr_cli.video.faults import reason
 from flashvsr_cli.video.frame import Frame
@@ -319,6 +319,6 @@ class ContainerSource(SourceBase):
         if self._options.frame_rate and has_times(self._container):
             self.notices.append(f"{self._name} has times of its own, which are kept: --fps is for inputs without.")
         note_interlacing(self._name, picture.interlaced_frame, self._options, self.notices)
-        matrix = unconvertible_matrix(read_tags(picture), picture.format.name)
+        matrix = unconvertible_matrix(read_color(picture), picture.format.name)
         if matrix is not None:
             self.notices.append(f"The colour matrix {matrix} of {self._name} is not supported; colours may be off.")

@@ -14,6 +14,7 @@ from flashvsr_cli.video.faults import reason
 from flashvsr_cli.video.languages import UNDETERMINED, to_container
 from flashvsr_cli.video.sound_times import SoundTimes
 from flashvsr_cli.video.subtitles import MP4_TEXT, TEXT_CODEC_OF_MUXER, TEXT_CODECS, CopiedMp4Text, TranscodedText
+from flashvsr_cli.video.tags import MUXERS_WITHOUT_TRACK_TITLES
 from flashvsr_cli.video.track_ways import AttachedCover, CopiedPackets, TranscodedSound
 from flashvsr_cli.video.tracks import CopiedTracks, describe_track, is_cover, read_metadata
 
@@ -101,6 +102,9 @@ class TrackWriter:
             self._times[stream.index] = SoundTimes(self._muxer, way.stream, is_new=isinstance(way, TranscodedSound))
         way.stream.metadata.update(read_metadata(stream))
         self._state_language(stream, way.stream, notices)
+        if way.stream.metadata.get("title") and self._muxer in MUXERS_WITHOUT_TRACK_TITLES:
+            track = describe_track(stream).describe()
+            notices.append(f"{self._name} cannot state the title of {track}. An .mkv output keeps it.")
         way.stream.disposition = stream.disposition
 
     def _state_language(self, stream: Any, added: Any, notices: list[str]) -> None:

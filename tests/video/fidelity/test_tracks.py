@@ -9,6 +9,7 @@ import pytest
 
 from flashvsr_cli.errors import FlashVSRError
 from flashvsr_cli.options import EncodeOptions
+from flashvsr_cli.video.tracks import read_metadata
 
 CONTAINERS = ("mp4", "mov", "mkv", "webm", "ts", "avi")
 TRACKS = {"AAC": "aac", "FLAC": "flac", "Opus": "libopus", "PCM": "pcm_s16le"}
@@ -18,7 +19,10 @@ SUBTITLES = {
     "WebVTT": ("webvtt", "mkv"),
     "MP4 text": ("mov_text", "mp4"),
 }
-EXTRAS = ("subtitles (SRT)", "chapters", "attached font", "title", "language of the sound")
+EXTRAS = (
+    *("subtitles (SRT)", "chapters", "attached font", "title", "own tag beside a title", "language of the sound"),
+    "title of the sound",
+)
 
 
 SOUND_CELLS = list(itertools.product(["Sound, copied", "Sound, --audio transcode"], TRACKS, CONTAINERS))
@@ -121,10 +125,10 @@ def rich_clip(make_clip, tmp_path):
     clip = tmp_path / "rich.mkv"
     with av.open(str(plain)) as media, av.open(str(tmp_path / "text.srt")) as text, av.open(str(clip), "w") as out:
         streams = {s.index: out.add_stream_from_template(s, opaque=True) for s in media.streams}
-        streams[1].metadata["language"] = "deu"
+        streams[1].metadata.update({"language": "deu", "title": "Commentary"})
         subtitles = out.add_stream_from_template(text.streams[0])
         out.add_attachment("font.ttf", "font/ttf", b"abcdef" * 10)
-        out.metadata["title"] = "A title"
+        out.metadata.update({"title": "A title", "MYTAG": "mine"})
         chapter = {"id": 1, "start": 0, "end": 900, "time_base": Fraction(1, 1000), "metadata": {"title": "One"}}
         out.set_chapters([chapter])
         pairs = [(p, streams[p.stream.index]) for p in media.demux() if p.size]
@@ -142,12 +146,23 @@ def test_extras(rich_clip, pass_through, note, said, tmp_path, cell):
     _, sink = pass_through(rich_clip, out, options)
     with av.open(str(out)) as opened:
         kinds = {s.type: s for s in opened.streams}
+        tags = {name.lower(): value for name, value in opened.metadata.items()}
         found = {
             "subtitles (SRT)": "subtitle" in kinds,
             "chapters": [c["metadata"].get("title") for c in opened.chapters()] == ["One"],
             "attached font": "attachment" in kinds,
-            "title": {k.lower(): v for k, v in opened.metadata.items()}.get("title") == "A title",
+            "title": tags.get("title") == "A title",
+            "own tag beside a title": tags.get("mytag") == "mine",
             "language of the sound": kinds["audio"].language in ("deu", "ger"),
+            "title of the sound": read_metadata(kinds["audio"]).get("title") == "Commentary",
         }[cell[1]]
-    word = {"subtitles (SRT)": "subtitle", "attached font": "attachment"}.get(cell[1], cell[1].split()[0])
-    note("kept" if found else f"left out {said(sink.notices, word)}")
+    words = {
+        "subtitles (SRT)": ["subtitle"],
+        "chapters": ["chapters"],
+        "attached font": ["attachment"],
+        "title": ["no field for", "title"],
+        "own tag beside a title": ["no field for", "MYTAG"],
+        "language of the sound": ["language of audio"],
+        "title of the sound": ["title of audio"],
+    }[cell[1]]
+    note("kept" if found else f"left out {said(sink.notices, *words)}")
