@@ -3,6 +3,9 @@
 from flashvsr_cli.video.images import IMAGE_SUFFIXES as IMAGES
 
 IMAGE_SUFFIXES = frozenset(IMAGES)
+Y4M_SUFFIX = ".y4m"
+UNENCODED_SUFFIXES = IMAGE_SUFFIXES | {Y4M_SUFFIX}
+"""Of outputs that no video encoder makes."""
 VIDEO_SUFFIXES = frozenset(
     f".{name}"
     for name in (
