@@ -231,8 +231,7 @@ def open_resumable_sink(
     try:
         with output_faults(location):
             file = PartFile(target, overwrite=overwrite)
-        choices = TrackChoices(options.audio, options.subtitles)
-        return ResumableSink(journal, location, file, muxer, source, size, encoding, choices)
+        return ResumableSink(journal, location, file, muxer, source, size, encoding, TrackChoices.of(options))
     except BaseException:
         journal.close()
         raise

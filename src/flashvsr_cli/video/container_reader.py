@@ -14,7 +14,7 @@ from flashvsr_cli.video import truncation
 from flashvsr_cli.video.alpha import read_alpha
 from flashvsr_cli.video.cut import Cut, nothing_left
 from flashvsr_cli.video.deinterlacer import Deinterlacer, note_interlacing
-from flashvsr_cli.video.describing import describe_video, read_color
+from flashvsr_cli.video.describing import describe_video
 from flashvsr_cli.video.discontinuity import Discontinuities
 from flashvsr_cli.video.faults import reason
 from flashvsr_cli.video.frame import Frame
@@ -31,7 +31,7 @@ from flashvsr_cli.video.opening import (
 )
 from flashvsr_cli.video.orientation import find_orientation
 from flashvsr_cli.video.pipes import InterruptedPipeError, PipeInput
-from flashvsr_cli.video.pixels import ToRgb, resolve_color, unconvertible_matrix
+from flashvsr_cli.video.pixels import ToRgb, read_color, resolve_color, unconvertible_matrix
 from flashvsr_cli.video.placing import PicturePlacer, PlacedPicture
 from flashvsr_cli.video.seeking import INTERLEAVING_S, WORTH_IT_S, Entry, find_entry
 from flashvsr_cli.video.siting import UNMARKED_DECODERS, Siting

@@ -13,6 +13,7 @@ from flashvsr_cli.video.alpha import AlphaEnlarger
 from flashvsr_cli.video.encoding import Encoding, extensions_for
 from flashvsr_cli.video.faults import output_faults, reason
 from flashvsr_cli.video.frame import Frame
+from flashvsr_cli.video.info import DEFAULT_RATE
 from flashvsr_cli.video.languages import UNDETERMINED, to_container
 from flashvsr_cli.video.mp4 import MOV_MUXERS, hide_empty_videos
 from flashvsr_cli.video.pixel_format import describe_pixel_format
@@ -33,7 +34,6 @@ MAX_TIMESCALE = 2**31 - 1
 # turns it into a regular file in place. `delay_moov` keeps the edit list of pictures that reorder.
 MOV_FLAGS = "+hybrid_fragmented+delay_moov"
 FRAGMENT_S, CLUSTER_S = 1, 1
-DEFAULT_RATE = Fraction(25)
 MAX_REORDERED_FRAMES = 64
 MUXERS_WITHOUT_CHAPTERS = ("mpegts", "avi", "flv")
 # PyAV cannot give a container the pixel aspect; these write it into their own stream.

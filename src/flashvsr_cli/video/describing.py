@@ -7,10 +7,11 @@ import av
 from flashvsr_cli.options import InputOptions
 from flashvsr_cli.video.cut import count_within, is_cut
 from flashvsr_cli.video.hdr import read_hdr
-from flashvsr_cli.video.info import ColorTags, SourceInfo
+from flashvsr_cli.video.info import SourceInfo
 from flashvsr_cli.video.opening import count_frames, has_times, stated_duration
 from flashvsr_cli.video.orientation import Orientation
 from flashvsr_cli.video.pixel_format import describe_pixel_format
+from flashvsr_cli.video.pixels import read_color
 from flashvsr_cli.video.tags import read_tags
 from flashvsr_cli.video.tracks import describe_track, read_metadata
 
@@ -70,8 +71,3 @@ def describe_video(
         metadata=tuple(read_tags(container).items()),
         video_metadata=tuple(read_metadata(stream).items()),
     )
-
-
-def read_color(picture: av.VideoFrame) -> ColorTags:
-    """How a picture's values mean colours."""
-    return ColorTags(picture.color_range, picture.color_primaries, picture.color_trc, picture.colorspace)

@@ -27,6 +27,11 @@ NEAREST_MATRIX = {10: 9}
 SHIFT_OF_YUV = 8
 
 
+def read_color(picture: av.VideoFrame) -> ColorTags:
+    """The tags that a picture states."""
+    return ColorTags(picture.color_range, picture.color_primaries, picture.color_trc, picture.colorspace)
+
+
 def resolve_color(tags: ColorTags, pix_fmt: str, size: Size) -> ColorTags:
     """The tags by which pixels are converted: nothing left unspecified that the arithmetic needs.
 

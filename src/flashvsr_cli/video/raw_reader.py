@@ -1,7 +1,6 @@
 """Uncompressed streams, Y4M and raw rgb24, as sources."""
 
 from collections.abc import Iterator
-from fractions import Fraction
 
 import av
 import numpy as np
@@ -12,7 +11,7 @@ from flashvsr_cli.video.alpha import read_alpha
 from flashvsr_cli.video.cut import cut_frames
 from flashvsr_cli.video.deinterlacer import Deinterlacer, FieldOrder, note_interlacing
 from flashvsr_cli.video.frame import Frame
-from flashvsr_cli.video.info import RANGE_FULL, RANGE_LIMITED, ColorTags, SourceInfo
+from flashvsr_cli.video.info import DEFAULT_RATE, RANGE_FULL, RANGE_LIMITED, ColorTags, SourceInfo
 from flashvsr_cli.video.opening import check_size
 from flashvsr_cli.video.pipes import PipeInput
 from flashvsr_cli.video.pixel_format import describe_pixel_format
@@ -30,7 +29,6 @@ from flashvsr_cli.video.y4m import (
     unpack_picture,
 )
 
-DEFAULT_RATE = Fraction(25)
 RGB_CHANNELS = 3
 
 

@@ -9,7 +9,7 @@ import av
 from av.error import FFmpegError
 
 from flashvsr_cli.errors import OutputError
-from flashvsr_cli.options import AudioChoice, SubtitleChoice
+from flashvsr_cli.options import AudioChoice, EncodeOptions, SubtitleChoice
 from flashvsr_cli.video.faults import reason
 from flashvsr_cli.video.languages import UNDETERMINED, to_container
 from flashvsr_cli.video.sound_times import SoundTimes
@@ -40,6 +40,11 @@ class TrackChoices:
 
     audio: AudioChoice = "copy"
     subtitles: SubtitleChoice = "copy"
+
+    @classmethod
+    def of(cls, options: EncodeOptions) -> "TrackChoices":
+        """Those among a user's options."""
+        return cls(options.audio, options.subtitles)
 
 
 _Way = CopiedPackets | TranscodedSound | AttachedCover | CopiedMp4Text | TranscodedText

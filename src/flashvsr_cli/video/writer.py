@@ -92,7 +92,7 @@ def _open_video(
     encoding = plan_encoding(source.info, size, suffix.removeprefix("."), options)
     with output_faults(location):
         file = PartFile(target, overwrite=overwrite)
-    return ContainerSink(location, file, muxer, source, size, encoding, _choices(options))
+    return ContainerSink(location, file, muxer, source, size, encoding, TrackChoices.of(options))
 
 
 def _open_pipe(source: Source, size: Size, options: EncodeOptions) -> Sink:
@@ -101,15 +101,13 @@ def _open_pipe(source: Source, size: Size, options: EncodeOptions) -> Sink:
     pipe_format = options.pipe_format or followed
     if pipe_format == "matroska":
         encoding = plan_encoding(source.info, size, "mkv", options)
-        return ContainerSink(STANDARD_OUTPUT_NAME, target, pipe_format, source, size, encoding, _choices(options))
+        return ContainerSink(
+            STANDARD_OUTPUT_NAME, target, pipe_format, source, size, encoding, TrackChoices.of(options)
+        )
     refuse_encoder_options(f"{STANDARD_OUTPUT_NAME} is uncompressed", options)
     if pipe_format == "y4m":
         return Y4mSink(STANDARD_OUTPUT_NAME, target, source, size)
     return RawSink(STANDARD_OUTPUT_NAME, target, source, size)
-
-
-def _choices(options: EncodeOptions) -> TrackChoices:
-    return TrackChoices(options.audio, options.subtitles)
 
 
 def _check_size(location: str, size: Size, options: EncodeOptions) -> None:
