@@ -14,6 +14,7 @@ from flashvsr_cli.cli.flags import (
     CacheChoice,
     CacheOption,
     DeviceOption,
+    JsonOption,
     ModelOption,
     PrecisionChoice,
     PrecisionOption,
@@ -43,7 +44,7 @@ def bench_model(
     precision: PrecisionOption = None,
     kv_precision: CacheOption = CacheChoice.MODEL,
     backend: BackendOption = BackendChoice.AUTO,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: JsonOption = False,
     chart: Annotated[
         Path | None, typer.Option(dir_okay=False, metavar="PNG", help="Draw the stages; needs matplotlib.")
     ] = None,
@@ -78,7 +79,7 @@ def bench_model(
 def bench_io(
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="A video file.", exists=True, dir_okay=False)],
     scale: ScaleOption = 4.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a sentence.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Reading, plain enlargement and writing without the model, against the simplest loop that does the same."""
     from flashvsr_cli.bench_io import measure_io

@@ -88,6 +88,7 @@ DTYPE_OF: dict[PrecisionChoice, DtypeName] = {
 }
 
 # Options that commands with flags of their own take, too.
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 ModelOption = Annotated[
     str,
     typer.Option(
