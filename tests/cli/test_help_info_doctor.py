@@ -84,6 +84,8 @@ def test_info(flashvsr, make_clip, files_in):
     assert plan["output_size"] == [108, 150]
     assert plan["padded_size"] == [128, 256]
     assert plan["chunks"] == 3, "21 frames, and then eight each"
+    assert plan["lookahead_frames"] == 28
+    assert json.loads(flashvsr("info", "in.mp4", "--scene-cut", "off", "--json").stdout)["lookahead_frames"] == 25
     assert plan["device"] == "cpu"
     memory = plan["memory_bytes"]
     assert memory["total"] == sum(n_bytes for name, n_bytes in memory.items() if name != "total")
