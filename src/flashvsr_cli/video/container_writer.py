@@ -215,8 +215,10 @@ class ContainerSink(SinkBase):
         lost += [] if is_square or self._encoding.codec in CODECS_WITH_ASPECT else ["shape of its pixels"]
         self.notices.extend(f"{self._name} ({muxer}) does not state the {what}: left out." for what in lost)
         if self._lost_tags:
-            tags = describe_tags(self._lost_tags)
-            self.notices.append(f"{self._name} ({muxer}) has no field for {tags}: left out. An .mkv output keeps them.")
+            tags, those = describe_tags(self._lost_tags), "it" if len(self._lost_tags) == 1 else "them"
+            self.notices.append(
+                f"{self._name} ({muxer}) has no field for {tags}: left out. An .mkv output keeps {those}."
+            )
 
     def _write_header(self, source: Source, size: Size) -> None:
         try:
