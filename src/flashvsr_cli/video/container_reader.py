@@ -50,7 +50,7 @@ class ContainerSource(SourceBase):
     Args:
         name: what messages call the input.
         media: a path, or standard input.
-        options: may override the frame rate that is reported, and cut the clip.
+        options: supply the frame rate of streams without times, and may cut the clip.
 
     Raises:
         InputError: if it is no media, has no video, cannot be decoded, or is cut short.

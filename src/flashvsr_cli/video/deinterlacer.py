@@ -82,9 +82,11 @@ class Deinterlacer:
                 return
 
 
-def note_interlacing(name: str, is_interlaced: bool, options: InputOptions, notices: list[str]) -> None:
-    """Tells what happens to fields, or what would help."""
-    if options.deinterlace == "on" or (is_interlaced and options.deinterlace == "auto"):
+def note_interlacing(name: str, is_interlaced: bool, options: InputOptions, notices: list[str]) -> bool:
+    """Whether pictures are deinterlaced; tells what happens to fields, or what would help."""
+    is_rebuilt = options.deinterlace == "on" or (is_interlaced and options.deinterlace == "auto")
+    if is_rebuilt:
         notices.append(f"{name} is deinterlaced by {FILTER}, one frame for each; --deinterlace off leaves the fields.")
     elif is_interlaced:
         notices.append(f"{name} is interlaced and its fields are left as they are; --deinterlace auto rebuilds frames.")
+    return is_rebuilt

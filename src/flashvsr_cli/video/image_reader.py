@@ -10,10 +10,9 @@ from flashvsr_cli.errors import InputError
 from flashvsr_cli.options import InputOptions
 from flashvsr_cli.video.cut import count_within, cut_frames, is_cut
 from flashvsr_cli.video.formats import IMAGE_SUFFIXES
-from flashvsr_cli.video.frame import Frame
+from flashvsr_cli.video.frame import Frame, to_depth
 from flashvsr_cli.video.images import Picture, read_image
 from flashvsr_cli.video.info import DEFAULT_RATE, SourceInfo, SourceKind
-from flashvsr_cli.video.pixels import to_depth
 from flashvsr_cli.video.profiles import is_for_rgb
 from flashvsr_cli.video.source import SourceBase
 

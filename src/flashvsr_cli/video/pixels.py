@@ -148,15 +148,6 @@ class FromRgb:
         return picture
 
 
-def to_depth(image: Image, bits: int) -> Image:
-    """The same colours as uint8 (`bits` up to 8) or uint16 (above), rounded to the nearest step."""
-    if image.dtype == (np.uint8 if bits <= 8 else np.uint16):
-        return image
-    if bits > 8:
-        return image.astype(np.uint16) * np.uint16(257)
-    return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
-
-
 def _stretch(array: Image, shift: int) -> Image:
     """`array * 65535 / (65536 - 2**(16 - shift))` in integers, saturating at 65535."""
     extra = array >> shift
