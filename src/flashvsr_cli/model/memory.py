@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import prod
 
 from flashvsr_cli.geometry import Geometry
-from flashvsr_cli.model.config import DiTConfig, StateDict, TinyDecoderConfig, VAEDecoderConfig
+from flashvsr_cli.model.config import DiTConfig, LowResProjectionConfig, StateDict, TinyDecoderConfig, VAEDecoderConfig
 from flashvsr_cli.model.kv_cache import count_pages
 from flashvsr_cli.model.vae_decoder import TIME_TAPS
 from flashvsr_cli.model.windows import TOKENS_PER_WINDOW
@@ -92,13 +92,14 @@ def estimate_memory(
     height, width = geometry.padded
     # Waiting as bytes; the frames of one latent also as what the decoder takes.
     frames = height * width * 3 * (FIRST_CHUNK_READS + FRAMES_PER_LATENT * bytes_per_value)
+    features = LowResProjectionConfig.of(states["lq_projection"]).hidden2 * bytes_per_value
     first_tokens = page_tokens * (FIRST_CHUNK_LATENTS // LATENTS_PER_PAIR)
     decoder = _decoder_work(states, bytes_per_value) * height * width // PIXELS_PER_DECODER_UNIT * bytes_per_value
     return MemoryEstimate(
         weights=_weight_bytes(states, config, bytes_per_value, fp8=fp8),
         cache=cache,
         frames=frames,
-        work=max(first_tokens * _token_bytes(config, bytes_per_value, fp8=fp8), decoder),
+        work=max(first_tokens * (_token_bytes(config, bytes_per_value, fp8=fp8) + features), decoder),
     )
 
 
