@@ -6,6 +6,7 @@ where sums of such integers are exact. Deeper sources take real weights and no r
 tests/golden/test_mini.py and, against Pillow, tests/model/test_enlarge.py.
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -18,6 +19,8 @@ PEAK = {torch.uint8: 255, torch.uint16: 65535}
 CUBIC_A = -0.5
 CUBIC_SUPPORT = 2.0
 FIXED_POINT = 1 << 22
+BAND_OUTPUTS = 64
+"""Rows or columns that a CPU computes at once: most weights of fewer are not zero, and more leave its cache."""
 
 
 def enlarge_levels(frames: Tensor, geometry: Geometry) -> Tensor:
@@ -31,29 +34,60 @@ def enlarge_levels(frames: Tensor, geometry: Geometry) -> Tensor:
         (T, 3, H', W') of size `geometry.padded`: uint8 for uint8 frames, float32 in 0..65535 for uint16; padding
         repeats the last row and column.
     """
-    peak = PEAK[frames.dtype]
-    is_byte = peak == 255
+    is_byte = frames.dtype == torch.uint8
     across, down = (
-        resampling_matrix(n_in, n_out, is_byte, frames.device)
+        resampling_bands(n_in, n_out, is_byte, frames.device)
         for n_in, n_out in zip(geometry.source[::-1], geometry.target[::-1], strict=True)
     )
+
+    def to_levels(x: Tensor) -> Tensor:
+        if is_byte:
+            x = x.add_(FIXED_POINT // 2).mul_(1 / FIXED_POINT).floor_()
+        return x.clamp_(0, PEAK[frames.dtype])
+
     dtype = torch.uint8 if is_byte else torch.float32
     out = torch.empty(len(frames), 3, *geometry.padded, dtype=dtype, device=frames.device)
     height, width = geometry.target
     for enlarged, frame in zip(out, frames, strict=True):
         x = frame.permute(2, 0, 1).double()
-        for product in (lambda x: x @ across.T, lambda x: down @ x):
-            x = product(x)
-            if is_byte:
-                x = x.add_(FIXED_POINT // 2).mul_(1 / FIXED_POINT).floor_()
-            x = x.clamp_(0, peak)
-        enlarged[:, :height, :width] = x
+        wide = torch.cat([to_levels(x[:, :, band.inputs] @ band.weights.T) for band in across], dim=2)
+        for band in down:
+            enlarged[:, band.outputs, :width] = to_levels(band.weights @ wide[:, band.inputs])
     out[:, :, :height, width:] = out[:, :, :height, width - 1 : width]
     out[:, :, height:] = out[:, :, height - 1 : height]
     return out
 
 
+@dataclass(frozen=True)
+class Band:
+    """Neighbouring rows (or columns) of the output, and those of the input that they are made of.
+
+    Attributes:
+        outputs: which of the output.
+        inputs: which of the input; the weights of all others are zero.
+        weights: (len(outputs), len(inputs)) float64.
+    """
+
+    outputs: slice
+    inputs: slice
+    weights: Tensor
+
+
 @lru_cache(maxsize=16)
+def resampling_bands(n_in: int, n_out: int, is_fixed_point: bool, device: torch.device) -> tuple[Band, ...]:
+    """`resampling_matrix` without most of its zeros, on a CPU; all in one band elsewhere, for fewer launches."""
+    matrix = resampling_matrix(n_in, n_out, is_fixed_point, device)
+    if device.type != "cpu":
+        return (Band(slice(n_out), slice(n_in), matrix),)
+    bands = []
+    for start in range(0, n_out, BAND_OUTPUTS):
+        outputs = slice(start, min(start + BAND_OUTPUTS, n_out))
+        used = matrix[outputs].any(dim=0).nonzero()
+        inputs = slice(int(used.min()), int(used.max()) + 1)
+        bands.append(Band(outputs, inputs, matrix[outputs, inputs].contiguous()))
+    return tuple(bands)
+
+
 def resampling_matrix(n_in: int, n_out: int, is_fixed_point: bool, device: torch.device) -> Tensor:
     """Pillow's bicubic weights for one axis: (n_out, n_in) float64, in fixed point multiplied by 2^22 and rounded."""
     step = n_in / n_out
