@@ -81,9 +81,11 @@ class Resampling:
         """(C, n_in, w) float64 to (C, n_out, w), some rows after the other: which ones, and what they are."""
         n_rows = self.weights.shape[1]
         n_bands = max(1, MOST_VALUES // (n_rows * len(x) * x.shape[2]))
-        for i, (inputs, weights) in enumerate(zip(self.inputs.split(n_bands), self.weights.split(n_bands), strict=True)):
-            rows = slice(i * n_bands * n_rows, min((i + 1) * n_bands * n_rows, self.n_out))
-            yield rows, (weights @ x[:, inputs]).flatten(1, 2)[:, : rows.stop - rows.start]
+        for i_band in range(0, len(self.weights), n_bands):
+            bands = slice(i_band, i_band + n_bands)
+            rows = slice(i_band * n_rows, min((i_band + n_bands) * n_rows, self.n_out))
+            levels = (self.weights[bands] @ x[:, self.inputs[bands]]).flatten(1, 2)
+            yield rows, levels[:, : rows.stop - rows.start]
 
 
 @lru_cache(maxsize=16)

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flashvsr_cli.model.config import TinyDecoderConfig
-from flashvsr_cli.model.tiny_decoder import LAST_UPSAMPLE, TinyDecoder
+from flashvsr_cli.model.tiny_decoder import LAST_UPSAMPLE, MemBlock, TinyDecoder, unshuffle_detail
 
 N_LATENTS = 6
 HEIGHT, WIDTH = 16, 24
@@ -138,6 +138,40 @@ def test_a_decoder_with_detail_streams(detailed: TinyDecoder, latents: torch.Ten
     for sizes in ([1] * N_LATENTS, [2, 3, 1]):
         parts = decode_in_parts(detailed, latents, low_res, sizes)
         torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_a_cpu_gives_frame_after_frame_where_each_is_by_itself(
+    detailed: TinyDecoder, latents: torch.Tensor, low_res: torch.Tensor
+) -> None:
+    assert [len(group) for group in detailed.decode(latents, low_res, {})] == [1] * len(low_res)
+
+
+@pytest.mark.parametrize("config", [CONFIG, DETAILED], ids=["released", "detailed"])
+@pytest.mark.parametrize("n_skipped", [1, 2, 3])
+def test_frames_that_are_skipped_change_no_others(
+    make_random: Callable[..., TinyDecoder], config: TinyDecoderConfig, n_skipped: int
+) -> None:
+    """All steps together, as on a GPU; one after the other is what every stream here does."""
+    decoder = make_random(TinyDecoder(config))
+    generator = torch.Generator().manual_seed(6)
+    x = torch.randn(config.grow[0], config.channels[1], 8, 12, generator=generator)
+    memory: list[torch.Tensor] = []
+
+    def remember(_index: int, block: MemBlock, x: torch.Tensor) -> torch.Tensor:
+        y, last = block(x, None)
+        memory.append(last)
+        return y
+
+    with torch.inference_mode():
+        whole = decoder.run_from_second_stage(x, remember)
+        seen, memory = memory, []
+        assert torch.equal(decoder.run_from_second_stage(x, remember, n_skipped), whole[n_skipped:])
+        assert all(torch.equal(one, two) for one, two in zip(seen, memory, strict=True))
+        assert decoder.run_from_second_stage(x, remember, len(whole)).shape == (0, *whole.shape[1:])
+
+
+def test_detail_is_unshuffled_in_the_released_order(low_res: torch.Tensor) -> None:
+    assert torch.equal(unshuffle_detail(low_res), F.pixel_unshuffle(low_res, 4))
 
 
 def test_detail_is_of_each_frame_by_itself(detailed: TinyDecoder, latents: torch.Tensor, low_res: torch.Tensor) -> None:

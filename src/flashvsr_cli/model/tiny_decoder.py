@@ -2,7 +2,7 @@
 
 Source: FlashVSR, section 3.3; layers and key names follow TAEHV (tiny autoencoder for Wan), whose MemBlock sees its
 own input one time step earlier. On a GPU all time steps of a call are computed together: the past is the same tensor
-shifted by one, with the previous call's last step in front. On a CPU they follow one another, with a part of the memory.
+shifted by one, with the previous call's last step in front. On a CPU they follow one another, which takes less memory.
 
 Between stages the layers (nearest x2, 1x1 convolution, 3x3 convolution) are linear, so they are computed as the one
 transposed convolution that they amount to: the same sums with less than half of the multiplications, and nothing is
@@ -146,9 +146,9 @@ class TinyDecoder(nn.Module):
         n_latents = latents.shape[2]
         if len(low_res) + n_missing != FRAMES_PER_LATENT * n_latents:
             raise ValueError(f"{n_latents} latents do not go with {len(low_res)} frames")
+        if not latents.is_cuda:
+            return_freed_memory()
         for i_latent, latent in enumerate(latents.unbind(2)):
-            if not latents.is_cuda:
-                return_freed_memory()
             end = FRAMES_PER_LATENT * (i_latent + 1) - n_missing
             begin = max(0, end - FRAMES_PER_LATENT)
             group = low_res[begin:end].to(latents.dtype)
