@@ -6,6 +6,8 @@ where sums of such integers are exact. Deeper sources take real weights and no r
 tests/golden/test_mini.py and, against Pillow, tests/model/test_enlarge.py.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -18,6 +20,10 @@ PEAK = {torch.uint8: 255, torch.uint16: 65535}
 CUBIC_A = -0.5
 CUBIC_SUPPORT = 2.0
 FIXED_POINT = 1 << 22
+BAND_ROWS = 32
+"""Output rows that a CPU makes of the same input rows: fewer repeat more of those, more multiply more zeros."""
+MOST_VALUES = 1 << 20
+"""In the bands that are made at once: they should stay in the cache, and not be memory that is new every time."""
 
 
 def enlarge_levels(frames: Tensor, geometry: Geometry) -> Tensor:
@@ -31,31 +37,75 @@ def enlarge_levels(frames: Tensor, geometry: Geometry) -> Tensor:
         (T, 3, H', W') of size `geometry.padded`: uint8 for uint8 frames, float32 in 0..65535 for uint16; padding
         repeats the last row and column.
     """
-    peak = PEAK[frames.dtype]
-    is_byte = peak == 255
+    is_byte = frames.dtype == torch.uint8
     across, down = (
-        resampling_matrix(n_in, n_out, is_byte, frames.device)
+        plan_resampling(n_in, n_out, is_byte, frames.device)
         for n_in, n_out in zip(geometry.source[::-1], geometry.target[::-1], strict=True)
     )
+
+    def to_levels(x: Tensor) -> Tensor:
+        if is_byte:
+            x = x.add_(0.5).floor_()
+        return x.clamp_(0, PEAK[frames.dtype])
+
     dtype = torch.uint8 if is_byte else torch.float32
     out = torch.empty(len(frames), 3, *geometry.padded, dtype=dtype, device=frames.device)
     height, width = geometry.target
     for enlarged, frame in zip(out, frames, strict=True):
-        x = frame.permute(2, 0, 1).double()
-        for product in (lambda x: x @ across.T, lambda x: down @ x):
-            x = product(x)
-            if is_byte:
-                x = x.add_(FIXED_POINT // 2).mul_(1 / FIXED_POINT).floor_()
-            x = x.clamp_(0, peak)
-        enlarged[:, :height, :width] = x
+        x = frame.permute(2, 1, 0).double()
+        wide = x.new_empty(3, width, geometry.source[0])
+        for rows, levels in across.apply(x):
+            wide[:, rows] = to_levels(levels)
+        for rows, levels in down.apply(wide.transpose(1, 2)):
+            enlarged[:, rows, :width] = to_levels(levels)
     out[:, :, :height, width:] = out[:, :, :height, width - 1 : width]
     out[:, :, height:] = out[:, :, height - 1 : height]
     return out
 
 
+@dataclass(frozen=True)
+class Resampling:
+    """One pass along the rows of a picture, in bands of neighbouring output rows.
+
+    Attributes:
+        n_out: rows of the output.
+        inputs: (n_bands, K), the input rows that each band is made of.
+        weights: (n_bands, rows of a band, K) float64; the last band may go beyond the output.
+    """
+
+    n_out: int
+    inputs: Tensor
+    weights: Tensor
+
+    def apply(self, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """(C, n_in, w) float64 to (C, n_out, w), some rows after the other: which ones, and what they are."""
+        n_rows = self.weights.shape[1]
+        n_bands = max(1, MOST_VALUES // (n_rows * len(x) * x.shape[2]))
+        for i_band in range(0, len(self.weights), n_bands):
+            bands = slice(i_band, i_band + n_bands)
+            rows = slice(i_band * n_rows, min((i_band + n_bands) * n_rows, self.n_out))
+            levels = (self.weights[bands] @ x[:, self.inputs[bands]]).flatten(1, 2)
+            yield rows, levels[:, : rows.stop - rows.start]
+
+
 @lru_cache(maxsize=16)
-def resampling_matrix(n_in: int, n_out: int, is_fixed_point: bool, device: torch.device) -> Tensor:
-    """Pillow's bicubic weights for one axis: (n_out, n_in) float64, in fixed point multiplied by 2^22 and rounded."""
+def plan_resampling(n_in: int, n_out: int, is_fixed_point: bool, device: torch.device) -> Resampling:
+    """`resampling_weights` on a device: on a CPU in bands, which leave out most of its zeros, elsewhere in one."""
+    matrix = resampling_weights(n_in, n_out, is_fixed_point)
+    n_rows = BAND_ROWS if device.type == "cpu" else n_out
+    bands = [matrix[top : top + n_rows] for top in range(0, n_out, n_rows)]
+    used = [np.flatnonzero(band.any(axis=0)) for band in bands]
+    n_used = max(columns[-1] + 1 - columns[0] for columns in used)
+    first = [min(columns[0], n_in - n_used) for columns in used]
+    weights = np.zeros((len(bands), n_rows, n_used))
+    for target, band, start in zip(weights, bands, first, strict=True):
+        target[: len(band)] = band[:, start : start + n_used]
+    inputs = np.add.outer(first, np.arange(n_used))
+    return Resampling(n_out, torch.from_numpy(inputs).to(device), torch.from_numpy(weights).to(device))
+
+
+def resampling_weights(n_in: int, n_out: int, is_fixed_point: bool) -> np.ndarray:
+    """Pillow's bicubic weights for one axis: (n_out, n_in) float64, in fixed point rounded to multiples of 2^-22."""
     step = n_in / n_out
     stretch = max(step, 1.0)
     center = (np.arange(n_out)[:, None] + 0.5) * step
@@ -68,8 +118,9 @@ def resampling_matrix(n_in: int, n_out: int, is_fixed_point: bool, device: torch
     weight = np.where(distance < 1, near, np.where(distance < 2, far, 0.0)) * is_within
     weight /= weight.sum(axis=1, keepdims=True)
     if is_fixed_point:
-        weight = np.trunc(weight * FIXED_POINT + np.copysign(0.5, weight))
-    return torch.from_numpy(weight).to(device)
+        # Divided again by a power of two, which changes no digit.
+        weight = np.trunc(weight * FIXED_POINT + np.copysign(0.5, weight)) / FIXED_POINT
+    return weight
 
 
 def to_signed(levels: Tensor) -> Tensor:

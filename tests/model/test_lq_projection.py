@@ -98,6 +98,31 @@ def test_chunks_equal_one_call(projection: LowResProjection, frames: torch.Tenso
         torch.testing.assert_close(torch.cat([part[layer] for part in parts]), tokens, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("has_kernels", [False, True])
+def test_clips_at_once_are_clips_one_by_one(
+    projection: LowResProjection, frames: torch.Tensor, has_kernels: bool
+) -> None:
+    """What a GPU does; here on a CPU."""
+    if has_kernels:
+        projection.use_kernels()
+    at_once, by_clips = ProjectionState(), ProjectionState()
+    first = frames[:1].expand(4, -1, -1, -1)
+    for clips in (first, frames[1:9], frames[9:25]):
+        torch.testing.assert_close(
+            projection._mix_at_once(clips, at_once), projection._mix_by_clips(clips, by_clips), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_folded_weights_compute_the_same(
+    make_random: Callable[..., LowResProjection], version: str, frames: torch.Tensor
+) -> None:
+    projection = make_random(LowResProjection(CONFIG, version))
+    before = projection(frames[:9], ProjectionState())
+    projection.fold_constants()
+    for one, two in zip(projection(frames[:9], ProjectionState()), before, strict=True):
+        assert torch.equal(one, two)
+
+
 def test_linear_layers_differ(projection: LowResProjection, frames: torch.Tensor) -> None:
     first, second, third = projection(frames[:9], ProjectionState())
     assert not torch.allclose(first, second, atol=0.1)

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flashvsr_cli.model.config import TinyDecoderConfig
-from flashvsr_cli.model.tiny_decoder import LAST_UPSAMPLE, TinyDecoder
+from flashvsr_cli.model.tiny_decoder import LAST_UPSAMPLE, MemBlock, TinyDecoder, unshuffle_detail
 
 N_LATENTS = 6
 HEIGHT, WIDTH = 16, 24
@@ -81,6 +81,21 @@ def decode_in_parts(
     return torch.cat(frames)
 
 
+def test_kernels_compute_the_same(
+    make_random: Callable[..., TinyDecoder], latents: torch.Tensor, low_res: torch.Tensor
+) -> None:
+    decoder = make_random(TinyDecoder(CONFIG))
+    decoder.fold_constants()
+    expected = decode_in_parts(decoder, latents[:, :, :2], low_res[:5], [1, 1])
+    decoder.use_kernels()
+    frames = decode_in_parts(decoder, latents[:, :, :2], low_res[:5], [1, 1])
+    torch.testing.assert_close(frames, expected, rtol=1e-5, atol=1e-5)
+    # A GPU hands over several steps at once.
+    block = next(layer for layer in decoder.decoder if isinstance(layer, MemBlock))
+    steps = torch.randn(4, 12, 3, 5, generator=torch.Generator().manual_seed(4))
+    torch.testing.assert_close(block(steps, steps[:1])[0], block.combine(steps, steps[[0, 0, 1, 2]]))
+
+
 def test_decoder_is_the_obvious_loop(decoder: TinyDecoder, latents: torch.Tensor, low_res: torch.Tensor) -> None:
     frames = torch.cat(list(decoder.decode(latents, low_res, {})))
     assert frames.shape == low_res.shape
@@ -138,6 +153,41 @@ def test_a_decoder_with_detail_streams(detailed: TinyDecoder, latents: torch.Ten
     for sizes in ([1] * N_LATENTS, [2, 3, 1]):
         parts = decode_in_parts(detailed, latents, low_res, sizes)
         torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_a_cpu_gives_frame_after_frame_where_each_is_by_itself(
+    detailed: TinyDecoder, latents: torch.Tensor, low_res: torch.Tensor
+) -> None:
+    assert [len(group) for group in detailed.decode(latents, low_res, {})] == [1] * len(low_res)
+
+
+@pytest.mark.parametrize("config", [CONFIG, DETAILED], ids=["released", "detailed"])
+@pytest.mark.parametrize("n_skipped", [1, 2, 3])
+def test_frames_that_are_skipped_change_no_others(
+    make_random: Callable[..., TinyDecoder], config: TinyDecoderConfig, n_skipped: int
+) -> None:
+    """All steps together, as on a GPU; one after the other is what every stream here does."""
+    decoder = make_random(TinyDecoder(config))
+    generator = torch.Generator().manual_seed(6)
+    x = torch.randn(config.grow[0], config.channels[1], 8, 12, generator=generator)
+    memory: list[torch.Tensor] = []
+
+    def remember(_index: int, block: MemBlock, x: torch.Tensor) -> torch.Tensor:
+        y, last = block(x, None)
+        memory.append(last)
+        return y
+
+    with torch.inference_mode():
+        whole = decoder.run_from_second_stage(x, remember)
+        seen, memory = memory, []
+        # Not bit by bit: a convolution may add up in another order for another number of pictures.
+        torch.testing.assert_close(decoder.run_from_second_stage(x, remember, n_skipped), whole[n_skipped:])
+        torch.testing.assert_close(memory, seen)
+        assert decoder.run_from_second_stage(x, remember, len(whole)).shape == (0, *whole.shape[1:])
+
+
+def test_detail_is_unshuffled_in_the_released_order(low_res: torch.Tensor) -> None:
+    assert torch.equal(unshuffle_detail(low_res), F.pixel_unshuffle(low_res, 4))
 
 
 def test_detail_is_of_each_frame_by_itself(detailed: TinyDecoder, latents: torch.Tensor, low_res: torch.Tensor) -> None:

@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from flashvsr_cli.cli.app import SPINS_OF_WAITING_THREADS, share_cores
+
 HEAVY = {"torch", "av", "numpy", "triton", "huggingface_hub", "safetensors"}
 LIMIT_S = 0.5
 
@@ -69,6 +71,24 @@ def test_unknown_names_are_attribute_errors() -> None:
 
     with pytest.raises(AttributeError, match="nonsense"):
         _ = flashvsr_cli.nonsense
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({}, {"GOMP_SPINCOUNT": str(SPINS_OF_WAITING_THREADS)}),
+        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
+        ({"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY": "active"}),
+    ],
+    ids=["nothing", "spins", "policy"],
+)
+def test_threads_sleep_soon_unless_the_user_says_how_they_wait(
+    monkeypatch: pytest.MonkeyPatch, said: dict[str, str], expected: dict[str, str]
+) -> None:
+    environment = dict(said)
+    monkeypatch.setattr(os, "environ", environment)
+    share_cores()
+    assert environment == expected
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def conv_relu(conv: nn.Conv2d, x: Tensor, plus: Tensor | None = None) -> Tensor:
         return torch.cudnn_convolution_add_relu(x, conv.weight, plus, 1.0, conv.bias, ONE, padding, ONE, 1)
     y = conv(x)
     if plus is not None:
-        y = y + plus
+        y = y + plus if torch.is_grad_enabled() else y.add_(plus)
     return relu(y)
 
 

@@ -8,6 +8,7 @@ clip, which only the version number tells:
 Source: FlashVSR's LQ_proj_in, released code; the version rule is pinned by tests/golden/test_mini.py.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -46,7 +47,10 @@ class ChannelNorm(nn.Module):
 
 @dataclass
 class ProjectionState:
-    """What one stream remembers: the last two input slices of both convolutions, (2, h, w, C), None at the start."""
+    """What one stream remembers of the last two input slices of both convolutions, None at the start.
+
+    On a GPU the slices themselves, (2, h, w, C); on a CPU what they add to the next result, (1, C', h, w).
+    """
 
     conv1: Tensor | None = None
     conv2: Tensor | None = None
@@ -66,6 +70,7 @@ class LowResProjection(nn.Module):
         self.norm2 = ChannelNorm(config.hidden2)
         self.linear_layers = nn.ModuleList(nn.Linear(config.hidden2, config.dim) for _ in range(config.n_layers))
         self._has_kernels = False
+        self._is_folded = False
 
     def forward(self, frames: Frames, state: ProjectionState) -> list[Tensor]:
         """`features` through every linear layer: one tensor (n*h*w, D) in window order per layer."""
@@ -77,44 +82,51 @@ class LowResProjection(nn.Module):
 
         Args:
             frames: (T, 3, H, W) in [-1, 1]; T = 1 + 4n for a stream's first chunk, 4n after it. Slices of them are
-                brought into the weights' dtype: on a CPU four frames at a time.
+                brought into the weights' dtype: on a CPU one frame at a time.
             state: of this stream.
 
         Returns:
             (n*h*w, C) in window order.
         """
-        n_frames, weight = len(frames), self.conv1.weight
-        is_first = n_frames % FRAMES_PER_LATENT == 1
-        # A CPU gains nothing by more clips at once, and they would be the most memory that a small model needs.
-        n_together = n_frames if weight.is_cuda else FRAMES_PER_LATENT
+        weight = self.conv1.weight
+        mix = self._mix_at_once if weight.is_cuda else self._mix_by_clips
+        n_first = len(frames) % FRAMES_PER_LATENT
         results = []
-        if is_first:
+        if n_first:
             # The first clip is the first frame four times; it only fills the caches.
-            first = frames[:1].to(weight.dtype).expand(FRAMES_PER_LATENT, -1, -1, -1)
-            results.append(self._mix(first, state))
-        for start in range(int(is_first), n_frames, n_together):
-            results.append(self._mix(frames[start : start + n_together].to(weight.dtype), state))
-        x = torch.cat(results)
-        if is_first:
-            x = x[1:]
-        return to_window_order(x)
-
-    def _mix(self, frames: Tensor, state: ProjectionState) -> Tensor:
-        """Both convolutions on whole clips, (4n, 3, H, W) to (n, h, w, C); updates `state`."""
-        x = F.pixel_unshuffle(frames, BLOCK).permute(0, 2, 3, 1)
-        del frames
-        if x.is_cuda:
-            x = x.contiguous()
-        x, state.conv1 = self._causal_conv(self.conv1, x, state.conv1, slices_per_clip=4)
-        x = F.silu(self.norm1.normalize_last(x))
-        x, state.conv2 = self._causal_conv(self.conv2, x, state.conv2, slices_per_clip=2)
-        return F.silu(self.norm2.normalize_last(x))
+            first = frames[:1].to(weight.dtype)
+            results.append(mix(first.expand(FRAMES_PER_LATENT, -1, -1, -1), state)[:0])
+        if len(frames) > n_first:
+            results.append(mix(frames, state, n_first))
+        return to_window_order(torch.cat(results))
 
     @torch.no_grad()
     def fold_constants(self) -> None:
         """Bring the convolutions' weights into the form they are used in, once and for all."""
         for conv in (self.conv1, self.conv2):
-            conv.weight = nn.Parameter(stack_taps(conv.weight), requires_grad=False)
+            fold = stack_taps if conv.weight.is_cuda else _group_taps
+            conv.weight = nn.Parameter(fold(conv.weight), requires_grad=False)
+        self._is_folded = True
+
+    def _mix_at_once(self, frames: Frames, state: ProjectionState, start: int = 0) -> Tensor:
+        """Both convolutions on whole clips, (4n, 3, H, W) from `start` on, to (n, h, w, C); updates `state`."""
+        x = F.pixel_unshuffle(frames[start:].to(self.conv1.weight.dtype), BLOCK).permute(0, 2, 3, 1).contiguous()
+        x, state.conv1 = self._causal_conv(self.conv1, x, state.conv1, slices_per_clip=4)
+        x = F.silu(self.norm1.normalize_last(x))
+        x, state.conv2 = self._causal_conv(self.conv2, x, state.conv2, slices_per_clip=2)
+        return F.silu(self.norm2.normalize_last(x))
+
+    def _mix_by_clips(self, frames: Frames, state: ProjectionState, start: int = 0) -> Tensor:
+        """The same for CPUs, which gain nothing by more than one clip at once, nor by more than one of its frames."""
+        results = []
+        for begin in range(start, len(frames), FRAMES_PER_LATENT):
+            clip = (frames[i : i + 1].to(self.conv1.weight.dtype) for i in range(begin, begin + FRAMES_PER_LATENT))
+            slices: Iterable[Tensor] = (_unshuffle_and_pad(frame) for frame in clip)
+            x, state.conv1 = self._causal_conv_by_slices(self.conv1, slices, state.conv1)
+            slices = F.pad(F.silu(self.norm1(x)), (1, 1, 1, 1), mode="replicate").split(1)
+            x, state.conv2 = self._causal_conv_by_slices(self.conv2, slices, state.conv2)
+            results.append(F.silu(self.norm2(x)).permute(0, 2, 3, 1))
+        return torch.cat(results)
 
     def use_kernels(self) -> None:
         """Lay time steps side by side with a GPU kernel, from now on."""
@@ -123,7 +135,10 @@ class LowResProjection(nn.Module):
     def _causal_conv(
         self, conv: nn.Conv3d, x: Tensor, cached: Tensor | None, *, slices_per_clip: int
     ) -> tuple[Tensor, Tensor]:
-        """Convolve (T, h, w, C) to (T/2, h, w, C'); also returns the slices to cache."""
+        """Convolve (T, h, w, C) to (T/2, h, w, C'); also returns the slices to cache.
+
+        Time slices are stacked as channels of a 2-D convolution, the same sums and a multiple faster than conv3d.
+        """
         if self.version == "v1":
             clips = x.unflatten(0, (-1, slices_per_clip))
             in_front = clips[:, -CACHED_SLICES:]
@@ -131,42 +146,68 @@ class LowResProjection(nn.Module):
             # Every clip follows the one before it, so that they are a single one.
             clips = x[None]
             in_front = (x[:1].expand(CACHED_SLICES, -1, -1, -1) if cached is None else cached)[None]
-        weight = conv.weight if conv.weight.ndim == 4 else stack_taps(conv.weight)
-        plain = _convolve_at_once if x.is_cuda else _convolve_one_by_one
-        convolve = _convolve_in_kernel if self._has_kernels else plain
-        return convolve(in_front, clips, weight, conv.bias), x[-CACHED_SLICES:].clone()
+        weight = conv.weight if self._is_folded else stack_taps(conv.weight)
+        stack = _stack_in_kernel if self._has_kernels else _stack
+        return F.conv2d(stack(in_front, clips), weight, conv.bias).permute(0, 2, 3, 1), x[-CACHED_SLICES:].clone()
+
+    def _causal_conv_by_slices(
+        self, conv: nn.Conv3d, slices: Iterable[Tensor], cached: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Convolve the slices (1, C, h + 2, w + 2) of one clip to (n, C', h, w); also returns what to cache.
+
+        Two neighbouring slices end one result and begin the next. Each is convolved once, for both, so that slices need
+        not be copied beside each other.
+        """
+        weights = conv.weight if self._is_folded else _group_taps(conv.weight)
+        slices = iter(slices)
+        pairs = [F.conv2d(one, weights[0]) + F.conv2d(two, weights[1]) for one, two in zip(slices, slices, strict=True)]
+        begun, ended = zip(*(pair.chunk(2, dim=1) for pair in pairs), strict=True)
+        # All slices of a stream's first clip are the same, so that what stands in front of it is also its own.
+        in_front = begun[-1] if self.version == "v1" or cached is None else cached
+        results = [early + late for early, late in zip((in_front, *begun), ended, strict=False)]
+        x = torch.cat(results)
+        if conv.bias is not None:
+            x += conv.bias[:, None, None]
+        return x, begun[-1].clone()
 
 
-# All: time slices stacked as channels of a 2-D convolution, the same sums and a multiple faster than conv3d;
-# in_front (N, 2, h, w, C) and clips (N, S, h, w, C) to (N * S / 2, h, w, C').
+def _group_taps(weight: Tensor) -> Tensor:
+    """Weights (C', C, 4, h, w) by what a slice needs: (2, 2 * C', C, h, w).
+
+    For the first and the second of two neighbouring slices: the tap for the result that they begin, and the one for the
+    result that they end.
+    """
+    return weight.unflatten(2, (2, 2)).permute(3, 2, 0, 1, 4, 5).flatten(1, 2).contiguous()
 
 
-def _convolve_in_kernel(in_front: Tensor, clips: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """All results in one call, stacked and padded in one pass."""
+def _unshuffle_and_pad(frame: Tensor) -> Tensor:
+    """(1, 3, H, W) to (1, 768, h + 2, w + 2): blocks of pixels as channels, the outermost blocks once more around."""
+    blocks = frame.unflatten(3, (-1, BLOCK)).unflatten(2, (-1, BLOCK)).permute(0, 1, 3, 5, 2, 4)
+    padded = frame.new_empty(*blocks.shape[:4], blocks.shape[4] + 2, blocks.shape[5] + 2)
+    padded[..., 1:-1, 1:-1] = blocks
+    padded[..., 0, :], padded[..., -1, :] = padded[..., 1, :], padded[..., -2, :]
+    padded[..., 0], padded[..., -1] = padded[..., 1], padded[..., -2]
+    return padded.flatten(1, 3)
+
+
+# Both: in front of clips (N, 2, h, w, C) and their slices (N, S, h, w, C) to what each result sees, its taps stacked as
+# channels and the border repeated: (N * S / 2, 4 * C, h + 2, w + 2).
+
+
+def _stack_in_kernel(in_front: Tensor, clips: Tensor) -> Tensor:
+    """In one pass over memory."""
     from flashvsr_kernels.time_taps import stack_time  # needs triton
 
     stacked = stack_time(clips.contiguous(), in_front.contiguous(), KERNEL_FRAMES, stride=2, border=1)
-    return F.conv2d(stacked.permute(0, 3, 1, 2), weight, bias).permute(0, 2, 3, 1)
+    return stacked.permute(0, 3, 1, 2)
 
 
-def _convolve_at_once(in_front: Tensor, clips: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """All results in one call, for GPUs without the kernels."""
+def _stack(in_front: Tensor, clips: Tensor) -> Tensor:
+    """In plain torch."""
     slices = _replicate_border(torch.cat((in_front, clips), dim=1))
     taps = [slices[:, tap : tap + clips.shape[1] - 1 : 2] for tap in range(KERNEL_FRAMES)]
     stacked = torch.cat(taps, dim=-1).flatten(0, 1).permute(0, 3, 1, 2)
-    stacked = stacked.contiguous(memory_format=long_sum_format(stacked))
-    return F.conv2d(stacked, weight, bias).permute(0, 2, 3, 1)
-
-
-def _convolve_one_by_one(in_front: Tensor, clips: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """One result after the other, with no more slices in memory than it needs."""
-    results = []
-    for cached, clip in zip(in_front, clips, strict=True):
-        slices = [F.pad(x.permute(2, 0, 1), (1, 1, 1, 1), mode="replicate") for x in (*cached, *clip)]
-        for first in range(0, len(clip), 2):
-            stacked = torch.cat(slices[first : first + KERNEL_FRAMES])[None]
-            results.append(F.conv2d(stacked, weight, bias).permute(0, 2, 3, 1))
-    return torch.cat(results)
+    return stacked.contiguous(memory_format=long_sum_format(stacked))
 
 
 def _replicate_border(x: Tensor) -> Tensor:

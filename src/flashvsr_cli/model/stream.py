@@ -94,7 +94,7 @@ class Stream:
             noise: of shape `noise_shape(chunk)`.
 
         Yields:
-            The chunk's frames in order, in groups (1 or 4, 3, H, W) in the network's dtype, before the colour fix;
+            The chunk's frames in order, in groups (1 to 4, 3, H, W) in the network's dtype, before the colour fix;
             nominally in [-1, 1]. The first group of a clip comes long before the last.
         """
         latents = self.denoise(chunk, self.take_features(), noise)

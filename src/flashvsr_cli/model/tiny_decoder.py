@@ -1,8 +1,8 @@
 """The tiny conditional decoder: latents and the low-resolution frames to high-resolution frames, streaming.
 
 Source: FlashVSR, section 3.3; layers and key names follow TAEHV (tiny autoencoder for Wan), whose MemBlock sees its
-own input one time step earlier. All time steps of a call are computed together: the past is the same tensor
-shifted by one, with the previous call's last step in front.
+own input one time step earlier. On a GPU all time steps of a call are computed together: the past is the same tensor
+shifted by one, with the previous call's last step in front. On a CPU they follow one another, which takes less memory.
 
 Between stages the layers (nearest x2, 1x1 convolution, 3x3 convolution) are linear, so they are computed as the one
 transposed convolution that they amount to: the same sums with less than half of the multiplications, and nothing is
@@ -125,6 +125,7 @@ class TinyDecoder(nn.Module):
             yield TGrow(channels, grow)
             yield nn.Conv2d(channels, next_channels, 3, padding=1, bias=False)
 
+        self._last_growth = config.grow[2]
         first, second, third, last = config.channels
         self.decoder = nn.ModuleList(
             [
@@ -159,32 +160,42 @@ class TinyDecoder(nn.Module):
             state: of this stream.
 
         Yields:
-            Per latent frame (4, 3, H, W), or (1, 3, H, W) for the first of a stream; nominally in [-1, 1], not clamped.
+            Frames (n, 3, H, W), nominally in [-1, 1], not clamped: per latent frame four, or one for the first of a
+            stream; on a CPU these come one by one where the decoder's second stage has every frame by itself.
         """
         n_missing = -len(low_res) % FRAMES_PER_LATENT
         n_latents = latents.shape[2]
         if len(low_res) + n_missing != FRAMES_PER_LATENT * n_latents:
             raise ValueError(f"{n_latents} latents do not go with {len(low_res)} frames")
+        if not latents.is_cuda:
+            return_freed_memory()
         for i_latent, latent in enumerate(latents.unbind(2)):
-            if not latents.is_cuda:
-                return_freed_memory()
             end = FRAMES_PER_LATENT * (i_latent + 1) - n_missing
             begin = max(0, end - FRAMES_PER_LATENT)
             group = low_res[begin:end].to(latents.dtype)
             n_repeated = FRAMES_PER_LATENT - len(group)
             if n_repeated:
                 group = torch.cat((group[:1].expand(n_repeated, -1, -1, -1), group))
-            yield self._decode_latent(latent, group, state)[n_repeated:]
+            yield from self._decode_latent(latent, group, state, n_repeated)
 
-    def _decode_latent(self, latent: Tensor, condition: Tensor, state: DecoderState) -> Tensor:
-        """latent (1, C, H/8, W/8), condition (4, 3, H, W) -> (4, 3, H, W)."""
+    def _decode_latent(
+        self, latent: Tensor, condition: Tensor, state: DecoderState, n_unwanted: int
+    ) -> Iterator[Tensor]:
+        """latent (1, C, H/8, W/8), condition (4, 3, H, W) -> (4 - n_unwanted, 3, H, W), the first ones left out."""
 
         def remember(index: int, block: MemBlock, x: Tensor) -> Tensor:
             x, state[index] = block(x, state.get(index))
             return x
 
         # What goes in has no name here, so that its memory is free once the first layer has seen it.
-        return self.finish(self.run_layers(_stack(latent, condition), condition, remember), condition)
+        x = self._run_first_stage(_stack(latent, condition), remember)
+        n_groups = 1 if x.is_cuda else len(x)
+        for steps, low_res in zip(x.chunk(n_groups), condition.chunk(n_groups), strict=True):
+            n_skipped = min(n_unwanted, len(low_res))
+            frames = self.run_from_second_stage(self._add_detail(steps, low_res), remember, n_skipped)
+            if len(frames):
+                yield self.finish(frames, low_res[n_skipped:])
+            n_unwanted -= n_skipped
 
     @torch.no_grad()
     def fold_constants(self) -> None:
@@ -219,13 +230,19 @@ class TinyDecoder(nn.Module):
             condition: (4T, 3, 8h, 8w), the same low-resolution frames as they are.
             run_block: runs a MemBlock; how that finds its past is the caller's.
         """
+        x = self._add_detail(self._run_first_stage(x, run_block), condition)
+        return self.run_from_second_stage(x, run_block)
+
+    def _run_first_stage(self, x: Tensor, run_block: RunBlock) -> Tensor:
+        """What precedes the second stage: (T, 784, h, w) to (n * T, C, 2h, 2w), n the first growth."""
         decoder = self.decoder
         x = conv_relu(cast(nn.Conv2d, decoder[1]), decoder[0](x))
         x = conv_relu(cast(nn.Conv2d, decoder[3]), x)
-        x = self._run_stages(range(5, SECOND_STAGE), x, run_block)
-        if self.detail is not None:
-            x = x + self.detail(F.pixel_unshuffle(condition, DETAIL_BLOCK))
-        return self.run_from_second_stage(x, run_block)
+        return self._run_stages(range(5, SECOND_STAGE), x, run_block)
+
+    def _add_detail(self, x: Tensor, condition: Tensor) -> Tensor:
+        """The second stage's input (T, C, H/4, W/4), and what the low-resolution frames (T, 3, H, W) bring to it."""
+        return x if self.detail is None else x + self.detail(unshuffle_detail(condition))
 
     def _run_stages(self, indices: range, x: Tensor, run_block: RunBlock) -> Tensor:
         for index in indices:
@@ -236,22 +253,28 @@ class TinyDecoder(nn.Module):
                 x = _interleave(list(self._upsample(index, x)))
         return x
 
-    def run_from_second_stage(self, x: Tensor, run_block: RunBlock) -> Tensor:
-        """What follows the first enlargement: (T, C, 2h, 2w) to (n * T, 3, 8h, 8w), n = 4 over the first growth."""
+    def run_from_second_stage(self, x: Tensor, run_block: RunBlock, n_skipped: int = 0) -> Tensor:
+        """What follows the first enlargement: (T, C, 2h, 2w) to (n * T, 3, 8h, 8w), n = 4 over the first growth.
+
+        Args:
+            x: the second stage's input.
+            run_block: see `run_layers`.
+            n_skipped: so many frames at the beginning are only remembered, and neither finished nor returned.
+        """
         x = self._run_stages(range(SECOND_STAGE, LAST_UPSAMPLE), x, run_block)
         # From here on time steps do not mix: each is finished by itself, and only its picture is put in its place.
+        grow = self._last_growth
+        x, n_skipped = x[n_skipped // grow :], n_skipped % grow
+        if not len(x):
+            return x.new_empty(0, 3, 2 * x.shape[2], 2 * x.shape[3])
         if torch.is_grad_enabled():
-            return _interleave([self._finish_step(step) for step in self._upsample(LAST_UPSAMPLE, x)])
+            return _interleave([self._finish_step(step) for step in self._upsample(LAST_UPSAMPLE, x)])[n_skipped:]
         if x.is_cuda:
-            return self._finish_pictures(x)
-        picture = None
+            return self._finish_pictures(x)[n_skipped:]
+        picture = x.new_empty(grow * len(x), 3, 2 * x.shape[2], 2 * x.shape[3])
         for top in range(0, x.shape[2], BAND_ROWS):
-            band = _interleave(self._finish_band(x, top))
-            if picture is None:
-                picture = x.new_empty(len(band), 3, 2 * x.shape[2], 2 * x.shape[3])
-            picture[:, :, 2 * top : 2 * (top + BAND_ROWS)] = band
-        assert picture is not None
-        return picture
+            picture[:, :, 2 * top : 2 * (top + BAND_ROWS)] = _interleave(self._finish_band(x, top))
+        return picture[n_skipped:]
 
     def _finish_pictures(self, x: Tensor) -> Tensor:
         """The last stage's (T, C, h, w) to (n * T, 3, 2h, 2w), one picture at a time.
@@ -299,6 +322,12 @@ def _stack(latent: Tensor, condition: Tensor) -> Tensor:
     x[..., :n_condition].unflatten(-1, blocks.shape[2:]).copy_(blocks)
     x[..., n_condition:] = latent[0].permute(1, 2, 0)
     return x.permute(2, 0, 1)[None]
+
+
+def unshuffle_detail(frames: Tensor) -> Tensor:
+    """(T, 3, H, W) to (T, 48, H/4, W/4), channels last: `pixel_unshuffle` in the layout that the convolution wants."""
+    blocks = frames.unflatten(3, (-1, DETAIL_BLOCK)).unflatten(2, (-1, DETAIL_BLOCK))
+    return blocks.permute(0, 2, 4, 1, 3, 5).flatten(3).permute(0, 3, 1, 2)
 
 
 def _interleave(steps: list[Tensor]) -> Tensor:

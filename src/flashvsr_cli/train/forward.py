@@ -16,7 +16,7 @@ from flashvsr_cli.errors import UsageError
 from flashvsr_cli.model.dit import DiT, DiTBlock, Rotary, SelfAttend
 from flashvsr_cli.model.lq_projection import BLOCK, CACHED_SLICES, KERNEL_FRAMES, LowResProjection
 from flashvsr_cli.model.rope import rotary_table
-from flashvsr_cli.model.tiny_decoder import DETAIL_BLOCK, MemBlock, TinyDecoder
+from flashvsr_cli.model.tiny_decoder import MemBlock, TinyDecoder, unshuffle_detail
 from flashvsr_cli.model.windows import to_window_order
 from flashvsr_cli.schedule import FRAMES_PER_LATENT
 from flashvsr_cli.train.encoder import group_frames, stack_pixels
@@ -137,7 +137,7 @@ def decode_stills(decoder: TinyDecoder, low_res: Tensor) -> Tensor:
     """
     if decoder.detail is None:
         raise UsageError("Only a decoder with detail learns from still pictures.", "Set model.decoder_detail.")
-    x = decoder.detail(F.pixel_unshuffle(low_res, DETAIL_BLOCK).contiguous(memory_format=torch.channels_last))
+    x = decoder.detail(unshuffle_detail(low_res))
     x = decoder.run_from_second_stage(x, lambda _index, block, x: block.combine(x, torch.zeros_like(x)))
     return decoder.finish(x.float(), low_res)
 
