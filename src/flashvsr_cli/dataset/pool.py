@@ -18,7 +18,7 @@ from flashvsr_cli.dataset.sources import ShardSource, Source, draw_pictures, lis
 from flashvsr_cli.errors import InputError
 from flashvsr_cli.schedule import FIRST_CHUNK_READS, LOOKAHEAD, NEXT_CHUNK_READS
 from flashvsr_cli.train.config import DataConfig
-from flashvsr_cli.train.random import Purpose, StepRandom, generator_of
+from flashvsr_cli.train.random import Purpose, StepRandom, generator_of, to_device
 
 STILL_READS = 9
 """Frames of a still picture's clip: two latents."""
@@ -130,11 +130,10 @@ class ClipPool:
         draws = [random.numpy(index, Purpose.DATA) for index in indices]
         # Drawn even where it is not used, so that turns do not depend on there being a pool.
         i_clips = [int(rng.integers(len(clips.high))) for rng in draws]
-        turns = torch.tensor([int(rng.integers(n_turns)) for rng in draws], device=self._device)
-        rows = torch.tensor(i_clips if pool is not None else range(len(indices)), device=self._device)
+        turns = self._places([int(rng.integers(n_turns)) for rng in draws])
+        rows = self._places(i_clips if pool is not None else range(len(indices)))
         if self._config.stills:
-            i_frames = [int(rng.integers(clips.high.shape[1])) for rng in draws]
-            frames = torch.tensor(i_frames, device=self._device)
+            frames = self._places([int(rng.integers(clips.high.shape[1])) for rng in draws])
             high, low = clips.high[rows, frames][:, None], clips.low[rows, frames][:, None]
         else:
             high, low = clips.high[rows], clips.low[rows]
@@ -143,6 +142,9 @@ class ClipPool:
         enlarged = resize_clip(low.flatten(0, 1).float(), self._config.sides)
         low_res = enlarged.unflatten(0, low.shape[:2]) / 127.5 - 1
         return Batch(high.float() / 127.5 - 1, low_res, indices, i_pack)
+
+    def _places(self, numbers: Sequence[int]) -> Tensor:
+        return to_device(numbers, self._device, torch.int64)
 
 
 def _turn(clips: Tensor, turns: Tensor) -> Tensor:
