@@ -13,6 +13,7 @@ from flashvsr_cli.cli.train import app
 from flashvsr_cli.options import Settings
 from flashvsr_cli.train.config import ModelConfig
 from flashvsr_cli.train.parts import build_random, export, role_states
+from flashvsr_cli.train.validate import BORDERS, measure_borders
 
 CONFIG = Path(__file__).parents[2] / "configs" / "nano" / "4-onestep.toml"
 SMALL = ["validation.photos=[]", "validation.n_clips=1", "validation.size=128", "validation.n_frames=3"]
@@ -47,14 +48,14 @@ def test_a_model_that_adds_nothing_gains_nothing(tmp_path: Path, plain_model: Pa
         arguments += ["--set", setting]
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)
     header, rule, *rows = done.stdout.strip().splitlines()
-    assert header.count("|") == rule.count("|") == 8
+    assert header.count("|") == rule.count("|") == 9
     assert [row.split("|")[1].strip() for row in rows] == ["procedural", "some.clip", "mean of all clips"]
     for row in rows:
         gains = re.findall(r"\(([+-][\d.]+)\)", row)
         assert len(gains) == 4
         # Two forms of the same bicubic kernel differ by rounding.
         assert [float(gain) for gain in gains] == pytest.approx([0] * 4, abs=0.011), row
-        assert row.rstrip("| ").endswith("0.00"), "colours as in the input"
+        assert row.split("|")[7].strip() == "0.00", "colours as in the input"
     assert (tmp_path / "strip.png").stat().st_size > 0
 
 
@@ -75,3 +76,21 @@ def test_a_video_that_is_none_is_refused(tmp_path: Path, plain_model: Path) -> N
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 1
     assert "holds no video" in str(done.exception)
+
+
+@pytest.mark.parametrize("side", BORDERS)
+def test_borders_are_told_by_their_size(side: int) -> None:
+    """An error that jumps by as much again at every border of one size, beside noise everywhere."""
+    generator = torch.Generator().manual_seed(9)
+    error = 0.1 * torch.randn(3, 256, 256, generator=generator)
+    smooth = measure_borders(error)
+    blocks = torch.randn(3, 256 // side, 256 // side, generator=generator)
+    found = measure_borders(error + blocks.repeat_interleave(side, 1).repeat_interleave(side, 2))
+    for one, before, after in zip(BORDERS, smooth, found, strict=True):
+        assert before == pytest.approx(1, abs=0.1)
+        assert (after > 2) == (one == side)
+
+
+def test_pictures_without_borders_of_a_size_have_none() -> None:
+    assert measure_borders(torch.randn(2, 100, 90))[-1] == 1
+    assert measure_borders(torch.zeros(2, 256, 256)) == (1, 1, 1)

@@ -1,5 +1,6 @@
 """Measuring a model on clips it was not trained on, through the code that upscales files."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -28,6 +29,9 @@ from flashvsr_cli.weights import Checkpoint
 
 Clip = np.ndarray
 STRIP_SIDE = 192
+LOW_RES_SIDE = 4
+BORDERS = (8, 16, 128)
+"""Sides in pixels of what the model works in: latents, tokens, windows. Each is made of the one before it."""
 
 
 @dataclass(frozen=True)
@@ -118,12 +122,15 @@ class Figures:
         psnr, ssim: of luma, against what is wanted.
         flicker: mean warped difference over that of what is wanted.
         color: largest difference of a channel's mean to the enlarged input's, in levels.
+        borders: per side in `BORDERS`, how much the error in luma changes across borders of that size, over how much it
+            changes where borders of the next smaller size are and no larger ones: 1 where there is nothing to be seen.
     """
 
     psnr: float
     ssim: float
     flicker: float
     color: float
+    borders: tuple[float, ...]
 
 
 def measure(clips: Mapping[str, Clip], wanted: Clip, enlarged: Clip) -> dict[str, Figures]:
@@ -138,12 +145,34 @@ def measure(clips: Mapping[str, Clip], wanted: Clip, enlarged: Clip) -> dict[str
         flicker.add(lumas, "")
     changes = flicker.result()
     figures = {}
+    truth = _lumas_of(wanted)
     for name, clip in clips.items():
         mean_psnr, mean_ssim = np.mean(quality[name], axis=0)
         shift = np.abs(clip.mean(axis=(0, 1, 2)) - enlarged.mean(axis=(0, 1, 2))).max()
         ratio = changes[name] / max(changes[""], 1e-6) if changes else 1.0
-        figures[name] = Figures(float(mean_psnr), float(mean_ssim), ratio, float(shift))
+        borders = measure_borders(_lumas_of(clip) - truth)
+        figures[name] = Figures(float(mean_psnr), float(mean_ssim), ratio, float(shift), borders)
     return figures
+
+
+def _lumas_of(clip: Clip) -> Tensor:
+    return torch.stack([to_luma(frame) for frame in clip])
+
+
+def measure_borders(error: Tensor) -> tuple[float, ...]:
+    """`Figures.borders` of (T, H, W) errors; 1 where a clip has no borders of that size."""
+    ratios = []
+    for part, side, whole in zip((LOW_RES_SIDE, *BORDERS), BORDERS, (*BORDERS[1:], sys.maxsize), strict=False):
+        across, within = [], []
+        for axis in (1, 2):
+            changes = error.diff(dim=axis).abs().mean(dim=(0, 3 - axis))
+            position = torch.arange(1, error.shape[axis])
+            across.append(changes[(position % side == 0) & (position % whole != 0)])
+            within.append(changes[(position % part == 0) & (position % side != 0)])
+        there, elsewhere = torch.cat(across), torch.cat(within)
+        is_comparable = len(there) and len(elsewhere) and elsewhere.mean() > 0
+        ratios.append((there.mean() / elsewhere.mean()).item() if is_comparable else 1.0)
+    return tuple(ratios)
 
 
 @dataclass(frozen=True)
@@ -184,12 +213,15 @@ def measure_network(
 
 
 def summarise(results: list[Result]) -> dict[str, float]:
-    """Means per variant: psnr, ssim, their gains over bicubic, flicker, color."""
+    """Means per variant: psnr, ssim, their gains over bicubic, flicker, color, borders by their side."""
     summary = {}
     for variant in dict.fromkeys(result.clip.variant for result in results):
         chosen = [result for result in results if result.clip.variant == variant]
         for name in ("psnr", "ssim", "flicker", "color"):
             summary[f"{variant}/{name}"] = float(np.mean([getattr(result.model, name) for result in chosen]))
+        for i_side, side in enumerate(BORDERS):
+            ratios = [result.model.borders[i_side] for result in chosen]
+            summary[f"{variant}/borders_{side}"] = float(np.mean(ratios))
         for name in ("psnr", "ssim"):
             gains = [getattr(result.model, name) - getattr(result.bicubic, name) for result in chosen]
             summary[f"{variant}/{name}_gain"] = float(np.mean(gains))
@@ -200,8 +232,9 @@ def summarise(results: list[Result]) -> dict[str, float]:
 def table_of(results: list[Result]) -> str:
     """A Markdown table: a row per source, with the mean of its clips and the gain over bicubic in brackets."""
     lines = [
-        "| clips of | PSNR-Y clean | SSIM clean | PSNR-Y degraded | SSIM degraded | flicker clean (bicubic) | colour |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "| clips of | PSNR-Y clean | SSIM clean | PSNR-Y degraded | SSIM degraded | flicker clean (bicubic) | colour "
+        f"| borders of {', '.join(map(str, BORDERS))} |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for source in dict.fromkeys(result.clip.source for result in results):
         lines.append(_row(source, summarise([result for result in results if result.clip.source == source])))
@@ -216,6 +249,7 @@ def _row(name: str, figures: Mapping[str, float]) -> str:
         cells.append(f"{figures[f'{variant}/ssim']:.3f} ({figures[f'{variant}/ssim_gain']:+.3f})")
     cells.append(f"{figures['clean/flicker']:.2f} ({figures['clean/bicubic_flicker']:.2f})")
     cells.append(f"{max(figures['clean/color'], figures['degraded/color']):.2f}")
+    cells.append(", ".join(f"{figures[f'clean/borders_{side}']:.2f}" for side in BORDERS))
     return f"| {' | '.join(cells)} |"
 
 
