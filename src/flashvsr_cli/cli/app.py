@@ -16,7 +16,6 @@ from flashvsr_cli.torch_defaults import set_torch_defaults
 
 PROGRAM = "flashvsr"
 
-
 app = typer.Typer(
     name=PROGRAM,
     help="Upscale video with FlashVSR: one-step streaming diffusion, from file to file.",
