@@ -2,8 +2,15 @@
 
 import os
 import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import hypothesis
+import pytest
 import torch
 
 if not torch.cuda.is_available():
@@ -15,3 +22,20 @@ hypothesis.settings.load_profile("untimed")
 
 # A runner that was started in the background ignores SIGINT, and its children would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., int]]:
+    """`serve(handler_type, **options)` answers HTTP on loopback until the test ends, and gives the port."""
+    with ExitStack() as stack:
+
+        def begin(handler_type: type[BaseHTTPRequestHandler], **options: Any) -> int:
+            quiet_type = type("Quiet", (handler_type,), {"log_message": lambda *_: None})
+            server = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), partial(quiet_type, **options)))
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(server.shutdown)
+            return server.server_port
+
+        yield begin

@@ -13,8 +13,10 @@ REFERENCES = ("plain fp32", "plain bf16", "plain fp16", "fused bf16")
 
 
 def part_tests(setup):
-    """The kernels' tests and the golden ones, on this device."""
-    folders = ["tests/kernels/test_pixel_conv.py"] if setup.is_dry else ["tests/kernels", "tests/golden"]
+    """The kernels' tests and the golden ones that go through them, on this device."""
+    folders = (
+        ["tests/kernels/test_pixel_conv.py"] if setup.is_dry else ["tests/kernels", "tests/golden/test_mini_triton.py"]
+    )
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=5", *folders]
     command += ["-m", "not slow"]  # those compile for other GPUs
     if setup.is_cuda and importlib.util.find_spec("xdist"):

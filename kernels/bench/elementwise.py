@@ -23,6 +23,7 @@ from flashvsr_kernels import reference
 from flashvsr_kernels.fp8_attention import write_v
 from flashvsr_kernels.norm import add_gated_, residual_layer_norm, rms_norm
 from flashvsr_kernels.qk_rope import write_qk
+from flashvsr_kernels.time_taps import stack_time
 
 M = ROWS * COLS
 N_TOK, DIM = M * WINDOW_TOK, N_HEADS * HEAD_DIM
@@ -50,6 +51,9 @@ def bench_norms(normal):
     size = x.numel() * 2
     ms = time_ms(lambda: residual_layer_norm(work, delta, gate, weight=weight, bias=bias))
     report("residual + LayerNorm + modulation", ms, 4 * size, time_ms(plain))
+    extra = normal(N_TOK, DIM)
+    ms = time_ms(lambda: residual_layer_norm(work, delta, gate, extra, weight=weight, bias=bias))
+    report("the same and low-resolution tokens", ms, 5 * size, time_ms(lambda: (plain(), x + extra)))
     ms = time_ms(lambda: residual_layer_norm(x, weight=weight, bias=bias))
     report("LayerNorm + modulation", ms, 2 * size, time_ms(lambda: F.layer_norm(x, (DIM,)) * low[1] + low[2]))
     check("rms_norm", relative_error(rms_norm(x, low[1]), reference.rms_norm(x, low[1], 1e-6)), 4e-3)
@@ -60,20 +64,18 @@ def bench_norms(normal):
 
 
 def bench_qk(normal):
-    qkv = normal(N_TOK, 3 * DIM)
-    q, k, v = qkv.split(DIM, dim=1)
+    q, k, v = normal(N_TOK, 3 * DIM).split(DIM, dim=1)
     weights = [normal(DIM) for _ in range(2)]
     angle = torch.rand(N_TOK, HEAD_DIM // 2, device=DEVICE) * 30
     cos, sin = angle.cos(), angle.sin()
-    k_pages, v_pages = (torch.full((4, N_TOK, DIM), torch.nan, device=DEVICE).bfloat16() for _ in range(2))
+    k_pages = torch.full((4, N_TOK, DIM), torch.nan, device=DEVICE).bfloat16()
     k_means = torch.full((4, M, N_HEADS, HEAD_DIM), torch.nan, device=DEVICE)
     new_pages = torch.tensor([2], dtype=torch.int32, device=DEVICE)
 
-    def ours(with_v):
-        more = {"v": v, "v_pages": v_pages} if with_v else {}
+    def ours(pages=k_pages):
         return write_qk(
             q, k, *weights, cos, sin,
-            k_pages=k_pages, k_means_pages=k_means, new_pages=new_pages, n_heads=N_HEADS, **more,
+            k_pages=pages, k_means_pages=k_means, new_pages=new_pages, n_heads=N_HEADS,
         )  # fmt: skip
 
     def plain():
@@ -84,7 +86,7 @@ def bench_qk(normal):
             parts += [x, reference.window_means(x)]
         return parts
 
-    q_out, q_means = ours(True)
+    q_out, q_means = ours()
     for got, x, weight in ((q_out, q, weights[0]), (k_pages[2], k, weights[1])):
         exact = reference.rms_norm_rope(x, weight, cos, sin, N_HEADS, 1e-6).flatten(1)
         check("write_qk", relative_error(got, exact), 4e-3)
@@ -93,8 +95,9 @@ def bench_qk(normal):
         check("window means", relative_error(means, exact), 1e-5)
     size = q.numel() * 2
     ms_plain = time_ms(plain)
-    report("q, k: norm, RoPE, page, means", time_ms(lambda: ours(False)), 4 * size, ms_plain)
-    report("the same and v into its page", time_ms(lambda: ours(True)), 6 * size, ms_plain)
+    report("q, k: norm, RoPE, page, means", time_ms(ours), 4 * size, ms_plain)
+    low_pages = k_pages.to(torch.float8_e4m3fn)
+    report("the same in e4m3", time_ms(lambda: ours(low_pages)), 3 * size, ms_plain)
     v8 = torch.zeros(4, M, N_HEADS, HEAD_DIM, WINDOW_TOK, device=DEVICE).to(torch.float8_e4m3fn)
     scales = torch.zeros(4, M, N_HEADS, device=DEVICE)
     ms = time_ms(lambda: write_v(v, v_pages=v8, v_log2_scales=scales, new_pages=new_pages, n_heads=N_HEADS))
@@ -113,6 +116,22 @@ def bench_gelu(normal):
     print(f"linear {DIM}->{FFN}: {ms_linear:.3f} ms; + GELU {ms_plain:.3f}; in its epilogue {ms_fused:.3f} ms")
 
 
+def bench_stack(normal):
+    height, width = 8 * ROWS, 8 * COLS
+    block, projection = {"n_taps": 2, "newest_first": True}, {"n_taps": 4, "stride": 2, "border": 1}
+    for name, shape, how in (
+        ("steps of a memory block, 128 channels", (1, 2, 8 * height, 8 * width, 128), block),
+        ("slices of the projection, 768 channels", (1, 8, height, width, 768), projection),
+    ):
+        x = normal(*shape)
+        front = normal(1, how["n_taps"] - how.get("stride", 1), *shape[2:])
+        exact = reference.stack_time(x, front, **how)
+        check(name, relative_error(stack_time(x, front, **how), exact), 0)
+        n_bytes = 2 * (x.numel() + exact.numel())
+        ms_plain = time_ms(lambda x=x, front=front, how=how: reference.stack_time(x, front, **how))
+        report(name, time_ms(lambda x=x, front=front, how=how: stack_time(x, front, **how)), n_bytes, ms_plain)
+
+
 def main():
     generator = torch.Generator(DEVICE).manual_seed(5)
 
@@ -122,6 +141,7 @@ def main():
     print_machine()
     bench_norms(normal)
     bench_qk(normal)
+    bench_stack(normal)
     if DEVICE == "cuda":  # on a CPU that operator computes another GELU
         bench_gelu(normal)
 

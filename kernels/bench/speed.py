@@ -16,9 +16,6 @@ from subject import (
     BF16_LOW_CACHE,
     FP8,
     Setup,
-    compare,
-    compute_chunks,
-    decibels,
     estimated_bytes,
     name_of,
     save_random_checkpoint,
@@ -214,46 +211,3 @@ def part_kernels(setup):
         yield script.split()[0], {"exit code": done.returncode, "rows": measured}
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")
-
-
-def part_variants(setup):
-    """Our own last convolution in the decoder, and the steady chunk from a CUDA graph: the same numbers, faster?"""
-    import torch
-    import variants
-    from variants import GraphedTransformer, use_pixel_conv
-
-    from flashvsr_cli.options import Settings
-
-    if not setup.is_cuda:
-        variants.N_EAGER = sys.maxsize
-    network = setup.network()
-    expected = compute_chunks(network, setup.size(), Settings(), 2)
-    yield "as it is", time_stages(setup, network)
-    if setup.backend == "triton":
-        use_pixel_conv(network.decoder)
-        got = compare(compute_chunks(network, setup.size(), Settings(), 2), expected)[1]
-        print(f"own convolution against cuDNN's: frames {got} dB", flush=True)
-        yield "own convolution", {"dB of frames": got, **time_stages(setup, network)}
-    for fp8, kv_precision in setup.formats(BF16, FP8) if setup.backend == "triton" else ():
-        name, settings = name_of(fp8, kv_precision), Settings(kv_precision=kv_precision)
-        network = setup.network(fp8=fp8)
-        expected, _ = compute_chunks(network, setup.size(), settings, setup.n_warm)
-        yield f"eager, {name}", time_stages(setup, network, kv_precision)
-        network = replace(network, transformer=GraphedTransformer(network.transformer))
-        got, _ = compute_chunks(network, setup.size(), settings, setup.n_warm)
-        decibel = decibels(got, expected, (expected.max() - expected.min()).item())
-        print(f"graph, {name}: latents {decibel} dB against eager", flush=True)
-        if setup.is_cuda:
-            torch.cuda.empty_cache()
-        yield f"graph, {name}", {"dB of latents": decibel, **time_stages(setup, network, kv_precision)}
-
-
-def time_stages(setup, network, kv_precision="model"):
-    """Milliseconds per stage with the device synchronised, and frames per second without."""
-    runner = setup.runner(network, kv_precision)
-    for _ in range(setup.n_warm):
-        runner.step()
-    stages = {stage: round(ms, 2) for stage, ms in runner.measure_stages(setup.n_chunks).items()}
-    fps = runner.measure_fps(setup.n_chunks)
-    print(f"{fps:.1f} fps; ms: {stages}", flush=True)
-    return {"fps": fps, "stage_ms": stages}

@@ -132,7 +132,7 @@ def compute_chunks(network, size, settings, n_chunks, draw_images=noise_images):
         for group in chunk.split_read():
             stream.project(SignedFrames(low_res[group.start : group.stop]))
         noise = draw_noise(0, chunk.index, stream.noise_shape(chunk)).to(network.device)
-        x = stream.denoise(chunk, stream.take_tokens(), noise)
+        x = stream.denoise(chunk, stream.take_features(), noise)
         latents.append(x.float().cpu())
         emit = SignedFrames(low_res[chunk.emit.start : chunk.emit.stop])
         frames += [group.float().cpu() for group in stream.decode(x, emit)]

@@ -55,7 +55,7 @@ def _write_v_kernel(
     i_tok = i_blk.to(tl.int64) * WINDOW + _key_at(place)
     v = tl.load(v_ptr + i_tok[:, None] * stride_v + i_head * HEAD_DIM + o_d[None, :]).to(tl.float32)
     scale = fp8_scale(tl.max(tl.max(tl.abs(v), 1), 0))
-    low = tl.trans((v / scale).to(tl.float8e4nv))
+    low = tl.trans((v * (1 / scale)).to(tl.float8e4nv))
     tl.store(v_pages_ptr + (i_stored * HEAD_DIM + o_d[:, None]) * WINDOW + place[None, :], low)
     tl.store(v_log2_scales_ptr + i_stored, tl.log2(scale))
 

@@ -22,6 +22,7 @@ def _residual_layer_norm_kernel(
     x_ptr,
     delta_ptr,
     gate_ptr,
+    extra_ptr,
     weight_ptr,
     bias_ptr,
     out_ptr,
@@ -29,15 +30,18 @@ def _residual_layer_norm_kernel(
     n_tok,
     dim,
     stride_delta,
+    stride_extra,
     eps,
     HAS_DELTA: tl.constexpr,
     HAS_GATE: tl.constexpr,
+    HAS_EXTRA: tl.constexpr,
     QUANTIZE: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
     i_tok = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    o_d = tl.arange(0, BLOCK_D)
+    # Vectors of 8 for every dtype: the 16 that e4m3 would get make everything change threads on its way to memory.
+    o_d = tl.max_contiguous(tl.arange(0, BLOCK_D), 8)
     m_d = o_d < dim
     mask = (i_tok < n_tok)[:, None] & m_d[None, :]
     p_x = x_ptr + i_tok[:, None] * dim + o_d[None, :]
@@ -47,10 +51,15 @@ def _residual_layer_norm_kernel(
         delta = delta.to(tl.float32)
         if HAS_GATE:
             delta *= tl.load(gate_ptr + o_d, mask=m_d, other=0.0).to(tl.float32)[None, :]
+        x += delta
+    if HAS_EXTRA:
+        p_extra = extra_ptr + i_tok[:, None] * stride_extra + o_d[None, :]
+        x += tl.load(p_extra, mask=mask, other=0.0).to(tl.float32)
+    if HAS_DELTA or HAS_EXTRA:
         # The sum is rounded as it is stored: the next block must see what this norm saw.
-        x = (x + delta).to(x_ptr.dtype.element_ty)
-        tl.store(p_x, x, mask=mask)
-        x = x.to(tl.float32)
+        stored = x.to(x_ptr.dtype.element_ty)
+        tl.store(p_x, stored, mask=mask)
+        x = stored.to(tl.float32)
     mean = tl.sum(x, 1) / dim
     centred = tl.where(m_d[None, :], x - mean[:, None], 0.0)
     rstd = tl.rsqrt(tl.sum(centred * centred, 1) / dim + eps)
@@ -60,7 +69,7 @@ def _residual_layer_norm_kernel(
     if QUANTIZE:
         out = tl.where(m_d[None, :], out, 0.0)
         scale = fp8_scale(tl.max(tl.abs(out), 1))
-        out = out / scale[:, None]
+        out *= (1 / scale)[:, None]
         tl.store(scale_ptr + i_tok, scale, mask=i_tok < n_tok)
     p_out = out_ptr + i_tok[:, None] * dim + o_d[None, :]
     tl.store(p_out, out.to(out_ptr.dtype.element_ty), mask=mask)
@@ -127,17 +136,19 @@ def residual_layer_norm(
     x: Tensor,
     delta: Tensor | None = None,
     gate: Tensor | None = None,
+    extra: Tensor | None = None,
     *,
     weight: Tensor,
     bias: Tensor,
     eps: float = 1e-6,
 ) -> Tensor:
-    """Adds `gate * delta` to x in place and returns LayerNorm(x) * weight + bias.
+    """Adds `gate * delta + extra` to x in place and returns LayerNorm(x) * weight + bias.
 
     Args:
-        x: (n_tok, dim), contiguous, changed in place if there is a delta.
+        x: (n_tok, dim), contiguous, changed in place if there is something to add.
         delta: (n_tok, dim), the branch to add; rows may be strided.
         gate: (dim,), one if omitted.
+        extra: like delta, added without a gate.
         weight: (dim,); 1 + scale for modulation. Best kept in float32.
         bias: (dim,); shift for modulation.
         eps: added to the variance.
@@ -149,7 +160,7 @@ def residual_layer_norm(
         ValueError: if shapes or strides do not fit together, or there is a gate without a delta.
     """
     out = torch.empty_like(x)
-    _launch_residual_layer_norm(x, delta, gate, weight, bias, out, None, eps)
+    _launch_residual_layer_norm(x, delta, gate, extra, weight, bias, out, None, eps)
     return out
 
 
@@ -157,6 +168,7 @@ def residual_layer_norm_fp8(
     x: Tensor,
     delta: Tensor | None = None,
     gate: Tensor | None = None,
+    extra: Tensor | None = None,
     *,
     weight: Tensor,
     bias: Tensor,
@@ -172,7 +184,7 @@ def residual_layer_norm_fp8(
     """
     out = torch.empty(x.shape, dtype=torch.float8_e4m3fn, device=x.device)
     scale = torch.empty(x.shape[0], 1, dtype=torch.float32, device=x.device)
-    _launch_residual_layer_norm(x, delta, gate, weight, bias, out, scale, eps)
+    _launch_residual_layer_norm(x, delta, gate, extra, weight, bias, out, scale, eps)
     return out, scale
 
 
@@ -180,6 +192,7 @@ def _launch_residual_layer_norm(
     x: Tensor,
     delta: Tensor | None,
     gate: Tensor | None,
+    extra: Tensor | None,
     weight: Tensor,
     bias: Tensor,
     out: Tensor,
@@ -191,14 +204,16 @@ def _launch_residual_layer_norm(
         raise ValueError("the residual stream is contiguous")
     if gate is not None and delta is None:
         raise ValueError("a gate needs something to gate")
-    if delta is not None:
-        _check_tokens("delta", delta, dim)
+    for name, tokens in (("delta", delta), ("extra", extra)):
+        if tokens is not None:
+            _check_tokens(name, tokens, dim)
     for name, vector in (("gate", gate), ("weight", weight), ("bias", bias)):
         _check_vector(name, vector, dim)
     _residual_layer_norm_kernel[(triton.cdiv(n_tok, ROWS_PER_PROGRAM),)](
-        x, delta, gate, weight, bias, out, scale, n_tok, dim, 0 if delta is None else delta.stride(0), eps,
-        HAS_DELTA=delta is not None, HAS_GATE=gate is not None, QUANTIZE=scale is not None, ROWS=ROWS_PER_PROGRAM,
-        BLOCK_D=triton.next_power_of_2(dim), num_warps=8,
+        x, delta, gate, extra, weight, bias, out, scale, n_tok, dim,
+        0 if delta is None else delta.stride(0), 0 if extra is None else extra.stride(0), eps,
+        HAS_DELTA=delta is not None, HAS_GATE=gate is not None, HAS_EXTRA=extra is not None,
+        QUANTIZE=scale is not None, ROWS=ROWS_PER_PROGRAM, BLOCK_D=triton.next_power_of_2(dim), num_warps=8,
     )  # fmt: skip
 
 

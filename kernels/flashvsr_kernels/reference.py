@@ -2,13 +2,14 @@
 
 Layout letters: H heads, d channels per head, Q query windows, K key windows, M windows per time pair.
 Windows hold 128 tokens and are ordered (time pair, row, column). Everything runs on any device and
-returns float32, whatever the dtype of its inputs.
+returns float32, whatever the dtype of its inputs, but for `stack_time`, which only moves numbers.
 """
 
 import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 WINDOW_TOK = 128  # (2, 8, 8) tokens: the block size the weights were trained with
 
@@ -106,15 +107,23 @@ def block_sparse_attention(q: Tensor, k: Tensor, v: Tensor, keep: Tensor) -> Ten
 
 
 def residual_layer_norm(
-    x: Tensor, delta: Tensor | None, gate: Tensor | None, weight: Tensor, bias: Tensor, eps: float
+    x: Tensor,
+    delta: Tensor | None,
+    gate: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    extra: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`x + gate * delta`, and its LayerNorm times weight plus bias: (n_tok, dim) -> two (n_tok, dim) float32.
+    """`x + gate * delta + extra`, and its LayerNorm times weight plus bias: (n_tok, dim) -> two (n_tok, dim) float32.
 
     Modulation is the case weight = 1 + scale, bias = shift; norm3 is the affine case with gate = None.
     """
     total = x.float()
     if delta is not None:
         total = total + (delta.float() if gate is None else gate.float() * delta.float())
+    if extra is not None:
+        total = total + extra.float()
     centred = total - total.mean(dim=-1, keepdim=True)
     normed = centred * torch.rsqrt(centred.square().mean(dim=-1, keepdim=True) + eps)
     return total, normed * weight.float() + bias.float()
@@ -137,3 +146,16 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def rms_norm_rope(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, n_heads: int, eps: float) -> Tensor:
     """RMS-norm over the whole dim, then RoPE per head: (n_tok, dim) -> (n_tok, H, d) float32."""
     return rotate(rms_norm(x, weight, eps).unflatten(-1, (n_heads, -1)), cos, sin)
+
+
+def stack_time(
+    x: Tensor, front: Tensor, n_taps: int, *, stride: int = 1, border: int = 0, newest_first: bool = False
+) -> Tensor:
+    """`time_taps.stack_time`, clip by clip and result by result."""
+    results = []
+    for clip, before in zip(x, front, strict=True):
+        steps = F.pad(torch.cat((before, clip)).permute(0, 3, 1, 2), (border,) * 4, mode="replicate")
+        for first in range(0, len(clip), stride):
+            seen = steps[first : first + n_taps]
+            results.append((seen.flip(0) if newest_first else seen).flatten(0, 1))
+    return torch.stack(results).permute(0, 2, 3, 1)

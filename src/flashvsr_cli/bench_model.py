@@ -312,7 +312,7 @@ class ChunkRunner:
         run("projection", lambda: [stream.project(SignedFrames(group)) for group in groups])
         shape = stream.noise_shape(chunk)
         noise = run("noise", lambda: upload(draw_noise(0, chunk.index, shape), self._network.device))
-        latents = run("transformer", lambda: stream.denoise(chunk, stream.take_tokens(), noise))
+        latents = run("transformer", lambda: stream.denoise(chunk, stream.take_features(), noise))
         frames = run("decoder", lambda: list(stream.decode(latents, SignedFrames(emit))))
         run("colour and download", lambda: self._finish(frames, emit))
 

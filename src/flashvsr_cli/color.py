@@ -24,7 +24,9 @@ def match_mean_and_deviation(x: Tensor, reference: Tensor) -> Tensor:
 
     mean, deviation = statistics(x)
     wanted_mean, wanted_deviation = statistics(reference)
-    return ((x - mean) / deviation * wanted_deviation + wanted_mean).clamp(-1, 1)
+    # (x - mean) / deviation * wanted_deviation + wanted_mean, in one pass.
+    scale = wanted_deviation / deviation
+    return torch.addcmul(wanted_mean - mean * scale, x, scale).clamp_(-1, 1)
 
 
 def blur_to_low_band(x: Tensor) -> Tensor:

@@ -145,7 +145,7 @@ def _weights() -> list[Finding]:
         name = f"model {status.model.name}"
         n_here = sum(file.state != "missing" for file in status.files)
         if n_here == len(status.files):
-            findings.append(Finding(name, "ok", f"all {n_here} files here"))
+            findings.append(Finding(name, "ok", f"all files here ({n_here})"))
         else:
             advice = f"upscale downloads what it needs; to do it now: flashvsr weights download {status.model.name}"
             findings.append(Finding(name, "note", f"{n_here} of {len(status.files)} files here", advice))

@@ -13,6 +13,7 @@ from flashvsr_cli.model.network import choose_dtype, choose_model, resolve_devic
 from flashvsr_cli.model.shapes import load_shapes
 from flashvsr_cli.model.traits import Traits
 from flashvsr_cli.options import InputOptions, ModelOptions, Settings
+from flashvsr_cli.scenes import LOOKAHEAD as CUT_LOOKAHEAD
 from flashvsr_cli.schedule import FIRST_CHUNK_READS, count_chunks
 from flashvsr_cli.video.info import SourceInfo
 from flashvsr_cli.video.reader import open_source
@@ -40,7 +41,7 @@ class Plan:
     device: str
     memory: MemoryEstimate
     notices: tuple[str, ...]
-    lookahead: int = FIRST_CHUNK_READS
+    lookahead: int
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object; sizes are [height, width]."""
@@ -83,9 +84,11 @@ def inspect_input(
     geometry = plan_geometry(info.size, scale)
     states, defaults = _look_at(replace(model, model=choose_model(model.model, model.device)))
     dtype = choose_dtype(model.dtype, device)
-    memory = estimate_memory(states, geometry, choose_settings(defaults), dtype.itemsize, fp8=model.fp8)
+    settings = choose_settings(defaults)
+    memory = estimate_memory(states, geometry, settings, dtype.itemsize, fp8=model.fp8)
+    lookahead = FIRST_CHUNK_READS + (CUT_LOOKAHEAD if settings.scene_cut == "auto" else 0)
     n_chunks = count_chunks(info.n_frames) if info.n_frames else None
-    return Plan(info, geometry, n_chunks, str(device), memory, notices)
+    return Plan(info, geometry, n_chunks, str(device), memory, notices, lookahead)
 
 
 def _look_at(model: ModelOptions) -> tuple[dict[str, dict[str, Tensor]], Settings]:

@@ -190,6 +190,12 @@ class EncodeOptions:
     subtitles: SubtitleChoice = "copy"
     max_pixels: int = MAX_OUTPUT_PIXELS
 
+    @property
+    def has_encoder_options(self) -> bool:
+        """Whether anything is said about the video encoder, which pictures and uncompressed streams have none of."""
+        texts = (self.codec, self.preset, self.pix_fmt, self.purpose, self.encoder_options)
+        return any(texts) or self.crf is not None
+
     def __post_init__(self) -> None:
         _require_choice("audio", self.audio, AudioChoice)
         _require_choice("subtitles", self.subtitles, SubtitleChoice)

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from flashvsr_cli.errors import OutputError, UsageError
+from flashvsr_cli.video.formats import IMAGE_SUFFIXES
 from flashvsr_cli.video.image_reader import NUMBER_FIELD, is_pattern
-from flashvsr_cli.video.images import IMAGE_SUFFIXES
 
 PIPE = "-"
 REPORT_HEAD = re.compile(rb'\s*\{\s*"flashvsr":\s*"')

@@ -21,6 +21,7 @@ from flashvsr_cli.resume import Journal, KeptPacket, open_journal
 from flashvsr_cli.video.container_writer import ContainerSink
 from flashvsr_cli.video.encoding import Encoding, find_muxer, plan_encoding
 from flashvsr_cli.video.faults import output_faults
+from flashvsr_cli.video.formats import Y4M_SUFFIX
 from flashvsr_cli.video.frame import Frame
 from flashvsr_cli.video.source import Source
 from flashvsr_cli.video.targets import PartFile, prepare_target
@@ -221,7 +222,7 @@ def open_resumable_sink(
         OutputError: as for `open_sink`.
     """
     suffix = Path(location).suffix.lower()
-    if location == "-" or suffix in ("", ".y4m") or source.info.kind != "video":
+    if location == "-" or suffix in ("", Y4M_SUFFIX) or source.info.kind != "video":
         raise UsageError("--resume works from video file to video file.", "Leave it out.")
     muxer = find_muxer(location)
     target = prepare_target(location)
@@ -230,8 +231,7 @@ def open_resumable_sink(
     try:
         with output_faults(location):
             file = PartFile(target, overwrite=overwrite)
-        choices = TrackChoices(options.audio, options.subtitles)
-        return ResumableSink(journal, location, file, muxer, source, size, encoding, choices)
+        return ResumableSink(journal, location, file, muxer, source, size, encoding, TrackChoices.of(options))
     except BaseException:
         journal.close()
         raise

@@ -1,6 +1,6 @@
 """Results as tables. What a command was asked for goes to stdout, what it did besides to stderr."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import typer
@@ -12,8 +12,10 @@ from flashvsr_cli.console import print_line, print_table, visible
 if TYPE_CHECKING:
     from flashvsr_cli.batch.result import BatchResult
     from flashvsr_cli.bench_model import ModelSpeed
+    from flashvsr_cli.compare.clips import Comparison
     from flashvsr_cli.diagnosis import Finding
     from flashvsr_cli.inspection import Plan
+    from flashvsr_cli.weights_status import FileStatus
 
 MIB = 1 << 20
 STATE_STYLES = {"done": "green", "ok": "green", "skipped": "dim", "note": "yellow", "failed": "red", "missing": "red"}
@@ -135,3 +137,47 @@ def print_speed(speed: "ModelSpeed") -> None:
         )
     for name, text in rows.items():
         typer.echo(f"{name}: {text}")
+
+
+def print_comparison(locations: Mapping[str, str], found: "Comparison") -> None:
+    """What `compare` measured of clips at these locations."""
+    table = Table(title=f"{found.n_frames} frames at {_size_text(found.size)}", title_justify="left")
+    for heading in ("clip", "PSNR-Y", "SSIM-Y", "warped difference", "flicker", "mean RGB"):
+        table.add_column(heading, justify="left" if heading == "clip" else "right")
+    for name, figures in found.clips.items():
+        note = " (enlarged)" if name in found.resized else ""
+        table.add_row(
+            Text(f"{name}: {locations[name]}{note}"),
+            _figure_text(figures.psnr_y, "{:.2f} dB"),
+            _figure_text(figures.ssim_y, "{:.4f}"),
+            _figure_text(figures.warped_difference, "{:.2f}"),
+            _figure_text(figures.flicker, "{:.2f}x"),
+            " ".join(f"{value:.1f}" for value in figures.mean_color),
+        )
+    print_table(table)
+
+
+def _figure_text(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)
+
+
+def print_model_files(title: str, files: Sequence["FileStatus"]) -> None:
+    """A model's files and which of them are here."""
+    table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False)
+    for heading in ("for", "file", "versions", "size", "state"):
+        table.add_column(heading, justify="right" if heading == "size" else "left", overflow="fold")
+    for file in files:
+        table.add_row(
+            file.role or "all",
+            Text(file.file_name),
+            " ".join(file.known.versions) if file.known else "",
+            _file_size_text(file),
+            Text(f"{file.state}: {file.detail}" if file.detail else file.state),
+        )
+    print_table(table)
+
+
+def _file_size_text(file: "FileStatus") -> str:
+    if file.path is not None:
+        return f"{file.path.stat().st_size / 1e6:,.1f} MB"
+    return f"{file.known.n_bytes / 1e6:,.1f} MB" if file.known else ""

@@ -5,6 +5,9 @@ import os
 import shutil
 from pathlib import Path
 
+import av
+import pytest
+
 from flashvsr_cli.batch.record import RECORD_NAME
 
 
@@ -62,6 +65,35 @@ def test_folders_within_pictures_and_containers_that_cannot_be_written(flashvsr,
     assert {str(path.relative_to(out)) for path in out.rglob("[!.]*.*")} == {"p.png", "deep/x.mkv"}
     again = flashvsr("batch", "in", "-o", "in/out", "--recursive", "-s", 1)
     assert "2 skipped" in again.stderr, "earlier results below the input are no inputs"
+
+
+def test_encoder_options_reach_the_videos_of_a_folder_only(flashvsr, make_clip, make_pictures, make_y4m, tmp_path):
+    (tmp_path / "in").mkdir()
+    make_clip("in/a.mp4", 3)
+    (tmp_path / "in/b.Y4M").write_bytes(make_y4m(3))
+    shutil.move(make_pictures("p", 1) / "shot_001.png", tmp_path / "in/c.png")
+    done = flashvsr("batch", "in", "-o", "out", "-s", 1, "--codec", "libx265", "--preset", "ultrafast")
+    assert done.code == 0, done.stderr
+    assert "no meaning for pictures and Y4M: 2 of 3 files go without" in " ".join(done.stderr.split())
+    with av.open(tmp_path / "out/a.mp4") as container:
+        assert container.streams.video[0].codec_context.name == "hevc"
+    assert (tmp_path / "out/b.Y4M").read_bytes().startswith(b"YUV4MPEG2 ")
+    # Another encoder changes only what is encoded.
+    again = flashvsr("batch", "in", "-o", "out", "-s", 1, "--codec", "libx264", "--preset", "ultrafast")
+    assert "1 done, 2 skipped" in again.stderr
+    assert "no meaning" not in again.stderr
+
+
+@pytest.mark.parametrize("extension", ["y4m", ".Y4M"])
+def test_encoder_options_where_no_result_is_encoded(flashvsr, make_clip, tmp_path: Path, extension: str):
+    (tmp_path / "in").mkdir()
+    make_clip("in/a.mp4", 3)
+    refused = flashvsr("batch", "in", "-o", "out", "--extension", extension, "--crf", 18)
+    assert refused.code == 2
+    assert "encoder options have no meaning there" in " ".join(refused.stderr.split())
+    assert not (tmp_path / "out").exists()
+    done = flashvsr("batch", "in", "-o", "out", "--extension", extension, "-s", 1)
+    assert done.code == 0, done.stderr
 
 
 def test_results_beside_the_input_folder(flashvsr, make_clip, tmp_path: Path):

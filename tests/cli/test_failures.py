@@ -142,6 +142,7 @@ def test_wrong_usage(flashvsr, make_clip, files_in):
         ("upscale", "in.mp4", "-o", "out.mp4", "--output-format", "y4m"),
         ("upscale", "in.mp4", "-o", "-", "--report", "-"),
         ("upscale", "in.mp4", "-o", "out.y4m", "--crf", "18"),
+        ("train", "export", "run", "-o", "out.safetensors", "--note", "license"),
         ("upscale", "in.mp4", "-o", "out/", "--crf", "18"),
         ("upscale", "in.mp4", "-o", "out.png", "--codec", "libx265", "--crf", "10"),
         ("upscale", "in.mp4", "-o", "%04d.png", "--preset-for", "share"),

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import av
 import pytest
+import typer
+
+from flashvsr_cli.cli.app import app
 
 LOOK_AT_MODULES = """
 import sys
@@ -38,6 +41,16 @@ def test_help_loads_nothing_heavy(arguments: list[str], environment):
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "flashvsr" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["--model", "--device", "--precision", "--backend", "--kv-precision", "--scale"])
+def test_an_option_means_the_same_wherever_it_is_taken(name: str):
+    commands = typer.main.get_command(app).commands
+    takers = [*(commands[command] for command in ("upscale", "batch", "info")), *commands["bench"].commands.values()]
+    found = [option for taker in takers for option in taker.params if name in option.opts]
+    facts = [(option.opts, option.help, option.envvar, option.default, option.metavar) for option in found]
+    assert len(facts) == 4
+    assert all(fact == facts[0] for fact in facts)
 
 
 def test_the_package_loads_nothing_heavy_until_it_is_used():
@@ -71,6 +84,8 @@ def test_info(flashvsr, make_clip, files_in):
     assert plan["output_size"] == [108, 150]
     assert plan["padded_size"] == [128, 256]
     assert plan["chunks"] == 3, "21 frames, and then eight each"
+    assert plan["lookahead_frames"] == 28
+    assert json.loads(flashvsr("info", "in.mp4", "--scene-cut", "off", "--json").stdout)["lookahead_frames"] == 25
     assert plan["device"] == "cpu"
     memory = plan["memory_bytes"]
     assert memory["total"] == sum(n_bytes for name, n_bytes in memory.items() if name != "total")

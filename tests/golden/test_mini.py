@@ -62,9 +62,10 @@ class Run:
         for chunk in iter_chunks(len(frames)):
             read, emit = self._frames(chunk)
             noise = golden["noise"][:, :, chunk.latents.start : chunk.latents.stop]
-            tokens = upscalers["tiny"].network.projection(read, streams["tiny"]._projection_state)
-            self.tokens.append(tokens)
-            x0 = streams["tiny"].denoise(chunk, tokens, noise)
+            projection = upscalers["tiny"].network.projection
+            features = projection.features(read, streams["tiny"]._projection_state)
+            self.tokens.append([layer(features) for layer in projection.linear_layers])
+            x0 = streams["tiny"].denoise(chunk, features, noise)
             latents.append(x0)
             tiny.extend(streams["tiny"].decode(x0, emit))
             if version == "v1.1":

@@ -20,7 +20,8 @@ from flashvsr_cli.schedule import iter_chunks
 
 MINI = Path(__file__).parent / "mini"
 CASE = json.loads((MINI / "cases.json").read_text())
-LATENT_LIMIT = 1e-6
+# The expected numbers were computed on a CPU; a GPU adds up in another order. A block kept by mistake makes it 1e-3.
+LATENT_LIMIT = 2e-6 if torch.cuda.is_available() else 1e-6
 RATIO = CASE["topk_ratio"] * CASE["H"] * CASE["W"] / REFERENCE_PIXELS
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -42,7 +43,7 @@ def denoise(upscaler: Upscaler, settings: Settings, n_chunks: int = 3) -> torch.
     for chunk in list(iter_chunks(len(frames)))[:n_chunks]:
         stream.project(low_res[chunk.read.start : chunk.read.stop])
         noise = golden["noise"][:, :, chunk.latents.start : chunk.latents.stop]
-        out.append(stream.denoise(chunk, stream.take_tokens(), noise).cpu())
+        out.append(stream.denoise(chunk, stream.take_features(), noise).cpu())
     return torch.cat(out, dim=2)
 
 
@@ -82,7 +83,9 @@ def test_fp8_stays_near_bfloat16() -> None:
     reference = denoise(upscaler, Settings(sparse_ratio=RATIO, local_range=CASE["local_range"]), n_chunks=1)
     dit = build_dit()
     conditioning = dit.fold_constants(torch.load(MINI / "posi_prompt.pth", weights_only=True).to(DEVICE))
-    upscaler.network = replace(upscaler.network, transformer=FusedTransformer(dit, conditioning, fp8=True))
+    layers = upscaler.network.projection.linear_layers
+    fused = FusedTransformer(dit, conditioning, layers, fp8=True)
+    upscaler.network = replace(upscaler.network, transformer=fused)
     settings = Settings(sparse_ratio=RATIO, local_range=CASE["local_range"], kv_precision="fp8")
     error = relative_rms(denoise(upscaler, settings, n_chunks=1), reference)
     assert 1e-4 < error < 0.02

@@ -24,6 +24,7 @@ from flashvsr_kernels import (
     norm,
     pixel_conv,
     qk_rope,
+    time_taps,
 )
 
 FLOAT_ARGUMENTS = {"scale", "scale_log2", "eps"}
@@ -40,6 +41,7 @@ WHOLE_INTEGERS = {
     "n_tok",
     "dim",
     "page_tok",
+    "step_values",
     "height",
     "width",
 }  # and strides: multiples of 16
@@ -79,7 +81,7 @@ def compile_portable(capability):
         compile_kernel(kernel, capability, 8, map_tile)
     compile_kernel(block_map._order_kernel, capability, 4, {"BLOCK": 16, "BLOCK_OTHER": 256})
     rows = {"ROWS": norm.ROWS_PER_PROGRAM, "BLOCK_D": 2048}
-    flags = {"HAS_DELTA": True, "HAS_GATE": True, "QUANTIZE": False, "scale_ptr": None}
+    flags = {"HAS_DELTA": True, "HAS_GATE": True, "HAS_EXTRA": True, "QUANTIZE": False, "scale_ptr": None}
     compile_kernel(norm._residual_layer_norm_kernel, capability, 8, rows | flags)
     compile_kernel(norm._rms_norm_kernel, capability, 8, rows)
     compile_kernel(norm._add_gated_kernel, capability, 8, rows | {"HAS_GATE": True})
@@ -88,11 +90,15 @@ def compile_portable(capability):
         "ROWS_AT_ONCE": qk_rope.ROWS_AT_ONCE, "IS_FP8": False,
     }  # fmt: skip
     compile_kernel(qk_rope._write_qk_kernel, capability, 8, constants)
-    compile_kernel(qk_rope._write_qk_kernel, capability, 8, constants | {"v_ptr": None, "v_pages_ptr": None})
     compile_kernel(qk_rope._finish_means_kernel, capability, 4, {"PARTS": 8, "WINDOW": 128, "BLOCK_D": 512})
     constants = {"CHANNELS": 128, "BLOCK_C": 128, "ROWS": pixel_conv.ROWS, "BLOCK_X": pixel_conv.BLOCK_X, "N_STAGES": 3}
     compile_kernel(pixel_conv._sum_rows_kernel, capability, 4, constants)
     compile_kernel(pixel_conv._add_columns_kernel, capability, 4, {"BLOCK_X": 512})
+    memory_block = {"CHANNELS": 128, "TAPS": 2, "STRIDE": 1, "BORDER": 0, "NEWEST_FIRST": True}
+    projection = {"CHANNELS": 768, "TAPS": 4, "STRIDE": 2, "BORDER": 1, "NEWEST_FIRST": False}
+    for how, block_c in ((memory_block, 128), (projection, 512)):
+        tile = {"BLOCK_P": time_taps.BLOCK_VALUES // block_c, "BLOCK_C": block_c}
+        compile_kernel(time_taps._stack_time_kernel, capability, 4, how | tile)
     version = (capability // 10, capability % 10)
     for head_dim in (64, 128):
         for element, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16), ("fp32", torch.float32)):
@@ -104,6 +110,7 @@ def compile_portable(capability):
 
 def compile_portable_fp8(capability):
     low = "*fp8e4nv"
+    rows = {"ROWS": norm.ROWS_PER_PROGRAM, "BLOCK_D": 2048}
     compile_kernel(
         fp8_attention._write_v_kernel, capability, 4, {"N_HEADS": 12, "HEAD_DIM": 128, "WINDOW": 128},
         special={"v_pages_ptr": low},
@@ -115,17 +122,17 @@ def compile_portable_fp8(capability):
     )  # fmt: skip
     compile_kernel(
         norm._residual_layer_norm_kernel, capability, 8,
-        {"HAS_DELTA": True, "HAS_GATE": True, "QUANTIZE": True, "ROWS": norm.ROWS_PER_PROGRAM, "BLOCK_D": 2048},
+        rows | {"HAS_DELTA": True, "HAS_GATE": True, "HAS_EXTRA": True, "QUANTIZE": True},
         special={"out_ptr": low},
     )  # fmt: skip
     constants = {
         "DIM": 1536, "HEAD_DIM": 128, "BLOCK_D": 2048, "ROWS": qk_rope.ROWS_PER_PROGRAM,
-        "ROWS_AT_ONCE": qk_rope.ROWS_AT_ONCE, "IS_FP8": True, "v_ptr": None, "v_pages_ptr": None,
+        "ROWS_AT_ONCE": qk_rope.ROWS_AT_ONCE, "IS_FP8": True,
     }  # fmt: skip
     compile_kernel(qk_rope._write_qk_kernel, capability, 8, constants, special={"q_out_ptr": low, "k_pages_ptr": low})
     for gelu in (False, True):
-        constants = {"GELU": gelu, "BLOCK_D": 2048}
-        compile_kernel(fp8_linear._quantize_rows_kernel, capability, 4, constants, special={"out_ptr": low})
+        constants = {"GELU": gelu, "BLOCK_D": 8192, "BLOCK_REST": 1024}
+        compile_kernel(fp8_linear._quantize_rows_kernel, capability, 8, constants, special={"out_ptr": low})
 
 
 def compile_hopper(kernel, blocks, n_stages):

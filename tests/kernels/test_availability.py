@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from torch import nn
 
 import flashvsr_kernels
 from flashvsr_cli.errors import DeviceError
@@ -60,4 +61,4 @@ def test_fp8_goes_with_bfloat16_alone(monkeypatch):
     monkeypatch.setattr(flashvsr_kernels, "supports_fp8", lambda _: True)
     config = DiTConfig(dim=16, n_heads=1, n_blocks=0, ffn_dim=16, freq_dim=16, text_dim=16, latent_channels=16)
     with pytest.raises(DeviceError, match="bfloat16"):
-        choose_transformer(DiT(config).half(), None, fp8=True)
+        choose_transformer(DiT(config).half(), None, nn.ModuleList(), fp8=True)

@@ -21,12 +21,14 @@ def relative(x, exact):
 
 
 @pytest.mark.parametrize(("with_delta", "with_gate"), [(False, False), (True, False), (True, True)])
-def test_float32_equals_reference(rng, device, with_delta, with_gate):
+@pytest.mark.parametrize("with_extra", [False, True])
+def test_float32_equals_reference(rng, device, with_delta, with_gate, with_extra):
     x, weight, bias = normal(rng, device, 10, DIM) + 3, normal(rng, device, DIM), normal(rng, device, DIM)
     delta = normal(rng, device, 10, DIM) if with_delta else None
     gate = normal(rng, device, DIM) if with_gate else None
-    total, normed = reference.residual_layer_norm(x, delta, gate, weight, bias, 1e-6)
-    got = residual_layer_norm(x, delta, gate, weight=weight, bias=bias)
+    extra = normal(rng, device, 10, 2 * DIM)[:, :DIM] if with_extra else None
+    total, normed = reference.residual_layer_norm(x, delta, gate, weight, bias, 1e-6, extra)
+    got = residual_layer_norm(x, delta, gate, extra, weight=weight, bias=bias)
     torch.testing.assert_close(got, normed, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(x, total, rtol=1e-6, atol=1e-6)
 

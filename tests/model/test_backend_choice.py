@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 import flashvsr_kernels
 from flashvsr_cli import startup
@@ -25,7 +26,7 @@ def transformer_on(device: str, dtype: torch.dtype) -> SimpleNamespace:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_kernels_that_do_not_run_on_a_gpu_are_announced(monkeypatch, device, backend, is_told, dtype):
     monkeypatch.setattr(flashvsr_kernels, "is_available", lambda _: False)
-    chosen = choose_transformer(transformer_on(device, dtype), None, backend)
+    chosen = choose_transformer(transformer_on(device, dtype), None, nn.ModuleList(), backend)
     assert chosen.name == "torch"
     assert bool(chosen.notice) == is_told
     if is_told:
@@ -34,7 +35,7 @@ def test_kernels_that_do_not_run_on_a_gpu_are_announced(monkeypatch, device, bac
 
 def test_plain_torch_where_the_kernels_would_run_is_a_choice(monkeypatch):
     monkeypatch.setattr(flashvsr_kernels, "is_available", lambda _: True)
-    assert choose_transformer(transformer_on("cuda:0", torch.float32), None).notice is None
+    assert choose_transformer(transformer_on("cuda:0", torch.float32), None, nn.ModuleList()).notice is None
 
 
 @pytest.mark.parametrize("quiet", [False, True])

@@ -13,6 +13,7 @@ from flashvsr_cli import bench_model
 from flashvsr_cli.bench_clip import draw_clip, measure_files
 from flashvsr_cli.bench_model import load_subject, measure_model
 from flashvsr_cli.cli.bench import app
+from flashvsr_cli.errors import DeviceError
 from flashvsr_cli.model import full_size
 from flashvsr_cli.model.config import DiTConfig, LowResProjectionConfig, TinyDecoderConfig
 from flashvsr_cli.model.kv_cache import PagedKVCache
@@ -73,14 +74,38 @@ def test_the_packaged_model_is_measured_with_its_own_weights_and_settings() -> N
     assert Upscaler(subject.network, subject.checkpoint).default_settings == traits.settings
 
 
-def test_the_command_takes_the_packaged_model_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "environment"),
+    [
+        (["--model", "nano", "--device", "cpu"], {"FLASHVSR_MODEL": "v1.1"}),
+        ([], {"FLASHVSR_MODEL": "nano", "FLASHVSR_DEVICE": "cpu"}),
+    ],
+    ids=["options", "variables"],
+)
+def test_the_command_takes_the_packaged_model_on_a_cpu(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], environment: dict[str, str]
+) -> None:
     monkeypatch.setattr(bench_model, "WARM_CHUNKS", 1)
-    arguments = ["model", "--model", "nano", "--size", "128x128", "--device", "cpu", "--chunks", "1", "--frames", "0"]
-    done = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False)
+    arguments = ["model", "--size", "128x128", "--chunks", "1", "--frames", "0", *arguments]
+    done = CliRunner().invoke(app, [*arguments, "--json"], env=environment, catch_exceptions=False)
     measured = json.loads(done.stdout)
     assert measured["model"] == "nano"
     assert measured["fps"] > 0
     assert measured["peak_bytes"] == 0 < measured["estimated_bytes"]
+
+
+def test_the_command_measures_the_size_that_its_help_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def note_size(size: tuple[int, int], **_: Any) -> None:
+        asked.append(size)
+        raise DeviceError("Nothing is measured.", "Look at what was asked.")
+
+    monkeypatch.setattr(bench_model, "measure_model", note_size)
+    assert "1408x768" in CliRunner().invoke(app, ["model", "--help"]).stdout
+    CliRunner().invoke(app, ["model"])
+    CliRunner().invoke(app, ["model", "--size", "320x180"])
+    assert asked == [(768, 1408), (180, 320)]
 
 
 def test_the_clip_moves_and_has_edges() -> None:

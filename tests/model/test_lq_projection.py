@@ -98,8 +98,13 @@ def test_chunks_equal_one_call(projection: LowResProjection, frames: torch.Tenso
         torch.testing.assert_close(torch.cat([part[layer] for part in parts]), tokens, rtol=1e-5, atol=1e-5)
 
 
-def test_clips_at_once_are_clips_one_by_one(projection: LowResProjection, frames: torch.Tensor) -> None:
+@pytest.mark.parametrize("has_kernels", [False, True])
+def test_clips_at_once_are_clips_one_by_one(
+    projection: LowResProjection, frames: torch.Tensor, has_kernels: bool
+) -> None:
     """What a GPU does; here on a CPU."""
+    if has_kernels:
+        projection.use_kernels()
     at_once, by_clips = ProjectionState(), ProjectionState()
     first = frames[:1].expand(4, -1, -1, -1)
     for clips in (first, frames[1:9], frames[9:25]):

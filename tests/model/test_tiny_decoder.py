@@ -81,6 +81,21 @@ def decode_in_parts(
     return torch.cat(frames)
 
 
+def test_kernels_compute_the_same(
+    make_random: Callable[..., TinyDecoder], latents: torch.Tensor, low_res: torch.Tensor
+) -> None:
+    decoder = make_random(TinyDecoder(CONFIG))
+    decoder.fold_constants()
+    expected = decode_in_parts(decoder, latents[:, :, :2], low_res[:5], [1, 1])
+    decoder.use_kernels()
+    frames = decode_in_parts(decoder, latents[:, :, :2], low_res[:5], [1, 1])
+    torch.testing.assert_close(frames, expected, rtol=1e-5, atol=1e-5)
+    # A GPU hands over several steps at once.
+    block = next(layer for layer in decoder.decoder if isinstance(layer, MemBlock))
+    steps = torch.randn(4, 12, 3, 5, generator=torch.Generator().manual_seed(4))
+    torch.testing.assert_close(block(steps, steps[:1])[0], block.combine(steps, steps[[0, 0, 1, 2]]))
+
+
 def test_decoder_is_the_obvious_loop(decoder: TinyDecoder, latents: torch.Tensor, low_res: torch.Tensor) -> None:
     frames = torch.cat(list(decoder.decode(latents, low_res, {})))
     assert frames.shape == low_res.shape
@@ -165,8 +180,9 @@ def test_frames_that_are_skipped_change_no_others(
     with torch.inference_mode():
         whole = decoder.run_from_second_stage(x, remember)
         seen, memory = memory, []
-        assert torch.equal(decoder.run_from_second_stage(x, remember, n_skipped), whole[n_skipped:])
-        assert all(torch.equal(one, two) for one, two in zip(seen, memory, strict=True))
+        # Not bit by bit: a convolution may add up in another order for another number of pictures.
+        torch.testing.assert_close(decoder.run_from_second_stage(x, remember, n_skipped), whole[n_skipped:])
+        torch.testing.assert_close(memory, seen)
         assert decoder.run_from_second_stage(x, remember, len(whole)).shape == (0, *whole.shape[1:])
 
 

@@ -35,7 +35,7 @@ def stream_clip(
     latents, frames = [], []
     for chunk in iter_chunks(low_res.shape[0] - 4):
         stream.project(low_res[chunk.read.start : chunk.read.stop])
-        x0 = stream.denoise(chunk, stream.take_tokens(), noise[None, :, chunk.latents.start : chunk.latents.stop])
+        x0 = stream.denoise(chunk, stream.take_features(), noise[None, :, chunk.latents.start : chunk.latents.stop])
         latents.append(x0)
         frames.extend(stream.decode(x0, low_res[chunk.emit.start : chunk.emit.stop]))
     return torch.cat(latents, dim=2)[0], torch.cat(frames)

@@ -1,6 +1,7 @@
 """Clips, degradations and shards."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from flashvsr_cli.compare.flow import estimate_flow, estimate_large_flow
+from flashvsr_cli.compare.flow import estimate_coarse_flow, estimate_flow, estimate_large_flow
 from flashvsr_cli.compare.pictures import write_png
 from flashvsr_cli.dataset.build import SHEET, build_shards
 from flashvsr_cli.dataset.compress import compress_video
@@ -114,13 +115,14 @@ def test_video_compression_can_be_repeated() -> None:
         np.testing.assert_array_equal(compress_video(frames, crf=25, repeatable=True), first)
 
 
+@pytest.mark.parametrize("estimate", [estimate_flow, estimate_coarse_flow])
 @pytest.mark.parametrize("shift", [(3, 0), (-2, 5)])
-def test_flow_finds_a_shift(shift: tuple[int, int]) -> None:
+def test_flow_finds_a_shift(shift: tuple[int, int], estimate: Callable[..., torch.Tensor]) -> None:
     rng = np.random.default_rng(1)
     picture = colored_noise(rng, 256, CPU).mean(dim=0)[None, None] * 255
     x, y = shift
     first, second = picture[..., 40:168, 40:200], picture[..., 40 - y : 168 - y, 40 - x : 200 - x]
-    flow = estimate_flow(first, second)[0, :, 16:-16, 16:-16]
+    flow = estimate(first, second)[0, :, 16:-16, 16:-16]
     median = flow.flatten(1).median(dim=1).values
     torch.testing.assert_close(median, torch.tensor([float(x), float(y)]), atol=0.3, rtol=0)
 

@@ -242,3 +242,28 @@ def test_without_a_pool_every_step_makes_clips_of_its_own() -> None:
     assert torch.equal(again.low_res, batch.low_res)
     other = ClipPool(config, 0, CPU).batch(StepRandom(0, 5), 0, 2)
     assert not torch.equal(other.high_res, batch.high_res)
+
+
+@pytest.mark.parametrize(("width", "n_turns"), [(0, 8), (256, 4)])
+def test_clips_of_a_batch_are_turned_each_by_itself(width: int, n_turns: int) -> None:
+    """High and low alike, in all the ways that keep the shape."""
+    degradation = DegradationConfig(clean=1, mild=0, strong=0)
+    config = dataclasses.replace(DATA, pool_clips=1, width=width, degradation=degradation)
+    batch = ClipPool(config, 0, CPU).batch(StepRandom(0, 0), 0, 40)
+    first = batch.high_res[0]
+    symmetries = [turned.flip(sides) for turned in (first, first.mT) for sides in ((), (-1,), (-2,), (-2, -1))]
+    seen = [[i for i, x in enumerate(symmetries[:n_turns]) if torch.equal(x, clip)] for clip in batch.high_res]
+    assert {i for (i,) in seen} == set(range(n_turns))
+    for high, low in zip(batch.high_res, batch.low_res, strict=True):
+        assert float((high - low[:21]).abs().mean()) < 0.15
+
+
+def test_stills_are_frames_of_the_clips() -> None:
+    config = dataclasses.replace(DATA, pool_clips=2, stills=True)
+    pool = ClipPool(config, 0, CPU)
+    batch = pool.batch(StepRandom(0, 0), 0, 8)
+    assert batch.high_res.shape == batch.low_res.shape == (8, 1, 3, 128, 128)
+    assert pool._clips is not None
+    frames = pool._clips.high.flatten(0, 1) / 127.5 - 1
+    sums = batch.high_res.sum(dim=(1, 2, 3, 4))
+    assert torch.isclose(sums[:, None], frames.sum(dim=(1, 2, 3)), atol=0.1).any(dim=1).all()

@@ -11,9 +11,9 @@ import random
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -62,9 +62,6 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     hub: Hub
-
-    def log_message(self, *_unused: object) -> None:
-        pass
 
     def do_HEAD(self) -> None:
         self._answer()
@@ -136,18 +133,11 @@ def contents() -> dict[str, bytes]:
 
 
 @pytest.fixture
-def hub(contents: dict[str, bytes]) -> Iterator[Hub]:
+def hub(contents: dict[str, bytes], serve: Callable[..., int]) -> Iterator[Hub]:
     hub = Hub(dict(contents))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"hub": hub}))
-    server.daemon_threads = True
-    hub.port = server.server_address[1]
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
+    hub.port = serve(type("BoundHandler", (Handler,), {"hub": hub}))
     yield hub
     hub.released.set()
-    server.shutdown()
-    server.server_close()
-    thread.join()
 
 
 DIT = "diffusion_pytorch_model_streaming_dmd.safetensors"

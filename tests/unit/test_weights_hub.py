@@ -7,9 +7,8 @@ import hashlib
 import json
 import signal
 import socket
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -192,18 +191,12 @@ def test_offline_with_an_empty_cache(hub, machine):
     assert not hub.requests
 
 
-def test_a_server_that_is_no_hub(machine):
+def test_a_server_that_is_no_hub(machine, serve):
     class Plain(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
             self.send_response(200)
             self.end_headers()
 
-        def log_message(self, *_unused: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Plain) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        sentence = machine.fail("download", HF_ENDPOINT=f"http://127.0.0.1:{server.server_address[1]}")
-        server.shutdown()
+    sentence = machine.fail("download", HF_ENDPOINT=f"http://127.0.0.1:{serve(Plain)}")
     assert "is not answered by a Hugging Face Hub" in sentence
     assert "HF_ENDPOINT" in sentence

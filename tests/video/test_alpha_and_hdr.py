@@ -9,6 +9,7 @@ import pytest
 
 from flashvsr_cli.errors import OutputError, UsageError
 from flashvsr_cli.options import EncodeOptions, InputOptions
+from flashvsr_cli.video.encoding import ALPHA_EXTENSIONS
 from flashvsr_cli.video.hdr import read_hdr
 from flashvsr_cli.video.reader import open_source
 
@@ -32,19 +33,25 @@ def write_alpha_clip(path, codec, pix_fmt, n_frames=4, options=None):
     return path, ramp
 
 
-@pytest.mark.parametrize(
-    ("target", "codec", "pix_fmt", "tolerance"),
-    [
-        ("mkv", "ffv1", "yuva444p", 0),
-        ("mkv", "ffv1", "yuva444p10le", 0),
-        ("mkv", "ffv1", "bgra", 0),
-        ("mov", "prores_ks", "yuva444p10le", 1),
-        ("webm", None, "yuva420p", 6),
-        ("mov", "qtrle", "bgra", 0),
-        ("mov", "png", "bgra", 0),
-        ("avi", "ffv1", "yuva444p", 0),
-    ],
-)
+ALPHA_TOLERANCES = {"prores_ks": 1, "prores_aw": 1, "libvpx-vp9": 6}
+ALPHA_CASES = [
+    ("mkv", "ffv1", "yuva444p", 0),
+    ("mkv", "ffv1", "yuva444p10le", 0),
+    ("mov", "prores_ks", "yuva444p10le", 1),
+    ("webm", None, "yuva420p", 6),
+    ("webm", None, "yuva444p", 6),
+    ("webm", None, "yuva444p10le", 6),
+    ("mov", "qtrle", "yuva420p", 0),
+    ("mov", "png", "yuva444p10le", 1),
+    *(
+        (extension, codec, "bgra", ALPHA_TOLERANCES.get(codec, 0))
+        for codec, extensions in ALPHA_EXTENSIONS.items()
+        for extension in extensions
+    ),
+]
+
+
+@pytest.mark.parametrize(("target", "codec", "pix_fmt", "tolerance"), ALPHA_CASES)
 def test_transparency_survives_in_videos(tmp_path, pass_through, target, codec, pix_fmt, tolerance):
     clip, ramp = write_alpha_clip(tmp_path / "in.mkv", "ffv1", pix_fmt)
     out = tmp_path / f"out.{target}"
@@ -59,6 +66,17 @@ def test_transparency_survives_in_videos(tmp_path, pass_through, target, codec, 
     assert np.abs(before / np.iinfo(before.dtype).max * 255 - ramp[None]).max() <= 1
     after, before = (a / np.iinfo(a.dtype).max * 255 for a in (alphas[-1], before))
     assert np.abs(after - before).max() <= tolerance
+
+
+@pytest.mark.parametrize(
+    ("codec", "target", "advice"), [("utvideo", "mkv", ".avi."), ("qtrle", "avi", ".mov."), ("ffv1", "mov", ".mkv.")]
+)
+def test_a_container_without_the_codec_is_refused_with_those_that_have_it(
+    make_clip, pass_through, tmp_path, codec, target, advice
+):
+    with pytest.raises(OutputError, match=f"cannot hold video encoded by {codec}") as caught:
+        pass_through(make_clip("in.mp4", pts=(0, 1)), tmp_path / f"out.{target}", EncodeOptions(codec=codec))
+    assert caught.value.next_step == f"Use another --codec, or give the output the extension {advice}"
 
 
 def test_transparency_is_enlarged_with_the_picture(tmp_path, pass_through):

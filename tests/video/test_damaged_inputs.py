@@ -2,8 +2,8 @@
 
 import itertools
 import os
-import threading
 from fractions import Fraction
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler
 
 import av
 import numpy as np
@@ -229,66 +229,39 @@ def test_audio_only(tmp_path):
         open_source(str(clip))
 
 
-def test_a_playlist_reaches_nothing_outside(tmp_path):
-    """A playlist may not make the reader open network addresses."""
-    server_was_asked = threading.Event()
-    import http.server
+def write_playlist(tmp_path, *entries):
+    path = tmp_path / "in.m3u8"
+    path.write_text("\n".join(("#EXTM3U", "#EXT-X-TARGETDURATION:1", *entries, "#EXT-X-ENDLIST", "")))
+    return path
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+
+def test_a_playlist_reaches_nothing_outside(tmp_path, serve):
+    """A playlist may not make the reader open network addresses."""
+    asked = []
+
+    class Watch(BaseHTTPRequestHandler):
         def do_GET(self):
-            server_was_asked.set()
+            asked.append(self.path)
             self.send_error(404)
 
-        def log_message(self, *arguments):
-            pass
-
-    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        playlist = tmp_path / "in.m3u8"
-        playlist.write_text(
-            "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n"
-            f"http://127.0.0.1:{server.server_port}/a.ts\n#EXT-X-ENDLIST\n"
-        )
-        with pytest.raises(InputError):
-            read_all(playlist)
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-    assert not server_was_asked.is_set()
+    playlist = write_playlist(tmp_path, "#EXTINF:1,", f"http://127.0.0.1:{serve(Watch)}/a.ts")
+    with pytest.raises(InputError):
+        read_all(playlist)
+    assert not asked
 
 
-def test_a_playlist_is_followed_if_that_is_allowed(make_clip, tmp_path):
+def test_a_playlist_is_followed_if_that_is_allowed(make_clip, tmp_path, serve):
     """HLS in two pieces, one of them over HTTP on loopback."""
-    from functools import partial
-    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-
-    class Silent(SimpleHTTPRequestHandler):
-        def log_message(self, *arguments):
-            pass
-
     for name in ("a.ts", "b.ts"):
         make_clip(name, pts=tuple(range(10)))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Silent, directory=str(tmp_path)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        playlist = tmp_path / "in.m3u8"
-        playlist.write_text(
-            "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\na.ts\n#EXT-X-DISCONTINUITY\n#EXTINF:1,\n"
-            f"http://127.0.0.1:{server.server_port}/b.ts\n#EXT-X-ENDLIST\n"
-        )
-        with open_source(str(playlist), InputOptions(allow_playlists=True)) as source:
-            assert sum(1 for _ in source) == 20
-        with pytest.raises(InputError, match="is a playlist") as refused:
-            open_source(str(playlist))
-        assert "--allow-playlists" in refused.value.next_step
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    port = serve(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    far = f"http://127.0.0.1:{port}/b.ts"
+    playlist = write_playlist(tmp_path, "#EXTINF:1,", "a.ts", "#EXT-X-DISCONTINUITY", "#EXTINF:1,", far)
+    with open_source(str(playlist), InputOptions(allow_playlists=True)) as source:
+        assert sum(1 for _ in source) == 20
+    with pytest.raises(InputError, match="is a playlist") as refused:
+        open_source(str(playlist))
+    assert "--allow-playlists" in refused.value.next_step
 
 
 def test_pictures_that_change_size_are_refused(make_clip, tmp_path):

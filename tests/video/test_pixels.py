@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from flashvsr_cli.options import EncodeOptions
+from flashvsr_cli.video.frame import to_depth
 from flashvsr_cli.video.info import ColorTags
 from flashvsr_cli.video.orientation import Orientation
 from flashvsr_cli.video.pixel_format import describe_pixel_format
-from flashvsr_cli.video.pixels import FromRgb, ToRgb, resolve_color, to_depth
+from flashvsr_cli.video.pixels import FromRgb, ToRgb, resolve_color
 
 KR_KB = {
     1: (0.2126, 0.0722),

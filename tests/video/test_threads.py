@@ -128,7 +128,7 @@ def test_all_frames_are_written_before_commit():
     assert sink.got == list(range(50))
     assert sink.ends == ["commit"]
     assert sink.writer is not threading.current_thread()
-    assert writer.facts() == {"frames": 50}
+    assert sink.facts() == {"frames": 50}
     assert n_threads() == 0
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from flashvsr_cli.errors import FlashVSRError, InputError, UsageError
 from flashvsr_cli.video.encoding import MUXERS
 from flashvsr_cli.video.faults import input_error
-from flashvsr_cli.video.formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from flashvsr_cli.video.formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Y4M_SUFFIX
 from flashvsr_cli.video.image_reader import GLOB_CHARACTERS, NUMBER_FIELD, natural_key
 from flashvsr_cli.video.targets import is_temporary_name
 
-WRITABLE_SUFFIXES = frozenset(f".{extension}" for extension in (*MUXERS, "y4m"))
+WRITABLE_SUFFIXES = frozenset({*(f".{extension}" for extension in MUXERS), Y4M_SUFFIX})
 FALLBACK_SUFFIX = ".mkv"
 ANY_DEPTH = "**"
 

@@ -23,13 +23,12 @@ from flashvsr_cli.preflight import check_report
 from flashvsr_cli.report import write_report
 from flashvsr_cli.tables import print_batch
 from flashvsr_cli.video.faults import output_faults
-from flashvsr_cli.video.formats import IMAGE_SUFFIXES
+from flashvsr_cli.video.formats import IMAGE_SUFFIXES, UNENCODED_SUFFIXES
+from flashvsr_cli.video.writer import refuse_encoder_options
 from flashvsr_cli.weights import resolve_checkpoint
 
 if TYPE_CHECKING:
     from flashvsr_cli.pipeline import Upscaler
-
-UNRESUMABLE_SUFFIXES = frozenset({*IMAGE_SUFFIXES, ".y4m"})
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,8 @@ class BatchRequest:
         model: which weights, where.
         choose_settings: from the model's settings to those that are used.
         scale: output side over input side.
-        input, encode: for every video; pictures take their limits only.
+        input: for every video; pictures take its limit only.
+        encode: for every video; pictures and Y4M take its limit only.
         recursive, extension: as for `plan_batch`.
         overwrite: whatever is there is replaced.
         redo: what an earlier batch made is made again.
@@ -73,7 +73,7 @@ class BatchRequest:
         suffixes = {item.source.suffix.lower(), item.target.suffix.lower()}
         is_picture = bool(suffixes & IMAGE_SUFFIXES)
         encode = self.encode
-        if item.target.suffix.lower() in IMAGE_SUFFIXES:
+        if not _is_encoded(item):
             encode = EncodeOptions(max_pixels=encode.max_pixels)
         return Job(
             str(item.source),
@@ -81,7 +81,7 @@ class BatchRequest:
             scale=self.scale,
             input=InputOptions(max_pixels=self.input.max_pixels) if is_picture else self.input,
             encode=encode,
-            resume=self.resume and not suffixes & UNRESUMABLE_SUFFIXES,
+            resume=self.resume and not suffixes & UNENCODED_SUFFIXES,
         )
 
     def model_facts(self) -> dict[str, Any]:
@@ -104,6 +104,11 @@ class BatchRequest:
             print_line(f"note: {text}")
 
 
+def _is_encoded(item: BatchItem) -> bool:
+    """Whether the result is a video that an encoder makes."""
+    return item.target.suffix.lower() not in UNENCODED_SUFFIXES
+
+
 def run_request(request: BatchRequest) -> bool:
     """Do all of it; whether no file failed.
 
@@ -114,6 +119,8 @@ def run_request(request: BatchRequest) -> bool:
         WeightsError, DeviceError: the model cannot be loaded.
     """
     folder = request.options.folder
+    if request.extension and f".{request.extension.lstrip('.').lower()}" in UNENCODED_SUFFIXES:
+        refuse_encoder_options(f"--extension {request.extension} names no encoded video", request.encode)
     plan = plan_batch(request.inputs, folder, recursive=request.recursive, extension=request.extension)
     if request.report:
         sources = [str(item.source) for item in plan.items]
@@ -137,6 +144,11 @@ def run_request(request: BatchRequest) -> bool:
     ]
     todo = [choice for choice in choices if choice.job is not None]
     n_all = len(results) + len(todo)
+    n_plain = sum(not _is_encoded(choice.item) for choice in todo)
+    if n_plain and request.encode.has_encoder_options:
+        request.tell(
+            f"Encoder options have no meaning for pictures and Y4M: {n_plain} of {len(todo)} files go without."
+        )
     try:
         if todo:
             _run(request, record, todo, get_model_facts, results)

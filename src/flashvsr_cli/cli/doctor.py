@@ -1,12 +1,13 @@
 """`flashvsr doctor`: what this machine has, what is missing, and how to get it."""
 
 import json
-from typing import Annotated
 
 import typer
 
+from flashvsr_cli.cli.flags import JsonOption
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False) -> None:
+
+def doctor(as_json: JsonOption = False) -> None:
     """Show versions, devices, codecs and the weights' cache, and what is missing."""
     from flashvsr_cli.diagnosis import examine
     from flashvsr_cli.tables import print_findings

@@ -87,22 +87,66 @@ DTYPE_OF: dict[PrecisionChoice, DtypeName] = {
     PrecisionChoice.FP8: "bfloat16",
 }
 
+# Options that commands with flags of their own take, too.
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        envvar="FLASHVSR_MODEL",
+        help="A name of `flashvsr weights list`, a checkpoint folder, or a .safetensors file.",
+        rich_help_panel=MODEL,
+    ),
+]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        "-d",
+        metavar="DEVICE",
+        envvar="FLASHVSR_DEVICE",
+        help="auto, cpu, cuda, cuda:1 ...",
+        rich_help_panel=MODEL,
+    ),
+]
+PrecisionOption = Annotated[
+    PrecisionChoice | None,
+    typer.Option(
+        help="Number format. Default: bf16 on CUDA, fp32 on the CPU. fp8: products in 8 bits, Ada or newer.",
+        rich_help_panel=MODEL,
+    ),
+]
+BackendOption = Annotated[
+    BackendChoice,
+    typer.Option(help="What computes the transformer; auto is the fastest that runs.", rich_help_panel=MODEL),
+]
+ScaleOption = Annotated[
+    float,
+    typer.Option(
+        "--scale",
+        "-s",
+        min=1.0,
+        max=16.0,
+        metavar="FACTOR",
+        help="Output side over input side, 1 to 16; the model was trained for 4.",
+        rich_help_panel=PICTURE,
+    ),
+]
+CacheOption = Annotated[
+    CacheChoice,
+    typer.Option(
+        help="Number format of what is remembered; fp8 halves its memory on Ada or newer.", rich_help_panel=PICTURE
+    ),
+]
+
 
 @dataclass(frozen=True)
 class ModelFlags:
     """Which weights, and where they run."""
 
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            "-m",
-            metavar="MODEL",
-            envvar="FLASHVSR_MODEL",
-            help="A name of `flashvsr weights list`, a checkpoint folder, or a .safetensors file.",
-            rich_help_panel=MODEL,
-        ),
-    ] = "auto"
+    model: ModelOption = "auto"
     model_version: Annotated[
         VersionChoice | None,
         typer.Option(
@@ -112,28 +156,9 @@ class ModelFlags:
     decoder: Annotated[
         DecoderChoice, typer.Option(help="tiny is fast, full is the Wan VAE.", rich_help_panel=MODEL)
     ] = DecoderChoice.TINY
-    device: Annotated[
-        str,
-        typer.Option(
-            "--device",
-            "-d",
-            metavar="DEVICE",
-            envvar="FLASHVSR_DEVICE",
-            help="auto, cpu, cuda, cuda:1 ...",
-            rich_help_panel=MODEL,
-        ),
-    ] = "auto"
-    precision: Annotated[
-        PrecisionChoice | None,
-        typer.Option(
-            help="Number format. Default: bf16 on CUDA, fp32 on the CPU. fp8: products in 8 bits, Ada or newer.",
-            rich_help_panel=MODEL,
-        ),
-    ] = None
-    backend: Annotated[
-        BackendChoice,
-        typer.Option(help="What computes the transformer; auto is the fastest that runs.", rich_help_panel=MODEL),
-    ] = BackendChoice.AUTO
+    device: DeviceOption = "auto"
+    precision: PrecisionOption = None
+    backend: BackendOption = BackendChoice.AUTO
 
     def model_options(self) -> ModelOptions:
         """Which weights, where."""
@@ -152,18 +177,7 @@ class ModelFlags:
 class PictureFlags:
     """What is computed."""
 
-    scale: Annotated[
-        float,
-        typer.Option(
-            "--scale",
-            "-s",
-            min=1.0,
-            max=16.0,
-            metavar="FACTOR",
-            help="Output side over input side, 1 to 16; the model was trained for 4.",
-            rich_help_panel=PICTURE,
-        ),
-    ] = 4.0
+    scale: ScaleOption = 4.0
     sparse_ratio: Annotated[
         float | None,
         typer.Option(
@@ -188,12 +202,7 @@ class PictureFlags:
             rich_help_panel=PICTURE,
         ),
     ] = None
-    kv_precision: Annotated[
-        CacheChoice,
-        typer.Option(
-            help="Number format of what is remembered; fp8 halves its memory on Ada or newer.", rich_help_panel=PICTURE
-        ),
-    ] = CacheChoice.MODEL
+    kv_precision: CacheOption = CacheChoice.MODEL
     color_fix: Annotated[
         ColorFixChoice | None,
         typer.Option(help="How colours follow the input. Default: the model's, adain.", rich_help_panel=PICTURE),

@@ -1,20 +1,18 @@
 """`flashvsr info`: what would be done with an input."""
 
 import json
-from typing import Annotated
 
 import typer
 
-from flashvsr_cli.cli.flags import InfoFlags, takes_flags
+from flashvsr_cli.cli.flags import InfoFlags, JsonOption, takes_flags
+from flashvsr_cli.cli.media_flags import InputArgument
 
 
 @takes_flags(InfoFlags)
 def info(
     flags: InfoFlags,
-    source: Annotated[
-        str, typer.Argument(metavar="INPUT", help="Video, image, folder or pattern of numbered images, or - for stdin.")
-    ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    source: InputArgument,
+    as_json: JsonOption = False,
 ) -> None:
     """Show what `upscale` would do with an input: sizes, padding, chunks, memory. Computes and downloads nothing."""
     from flashvsr_cli.inspection import inspect_input

@@ -92,6 +92,11 @@ def _parse_pair(text: str) -> tuple[str, str]:
     return name, value if is_given else "1"
 
 
+InputArgument = Annotated[
+    str, typer.Argument(metavar="INPUT", help="Video, image, folder or pattern of numbered images, or - for stdin.")
+]
+
+
 @dataclass(frozen=True)
 class PartFlags:
     """How much of a video is read, and how its pictures are put together."""

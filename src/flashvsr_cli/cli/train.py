@@ -6,7 +6,13 @@ from typing import Annotated
 
 import typer
 
+from flashvsr_cli.cli.flags import DTYPE_OF, PrecisionChoice
+
 app = typer.Typer(no_args_is_help=True, help="Train a model: one TOML file a stage.")
+ChangeOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the TOML, e.g. data.size=256."),
+]
 
 
 class ExportChoice(StrEnum):
@@ -22,9 +28,7 @@ def run_command(
     config: Annotated[Path, typer.Argument(help="The stage's TOML, e.g. configs/nano/1-decoder.toml.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the training state in the folder.")] = False,
-    change: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. data.size=256.")
-    ] = None,
+    change: ChangeOption = None,
 ) -> None:
     """Run one stage. On several GPUs: torchrun --nproc-per-node N -m flashvsr_cli.train CONFIG -o FOLDER."""
     import logging
@@ -47,11 +51,17 @@ def export_command(
     ] = None,
 ) -> None:
     """Pack a run's model into the one file that `flashvsr upscale --model` takes."""
+    facts = dict(map(_parse_fact, note or ()))
     from flashvsr_cli.train.parts import pack_model
 
-    dtype = {ExportChoice.FP32: "float32", ExportChoice.BF16: "bfloat16", ExportChoice.FP16: "float16"}[precision]
-    facts = dict(fact.split("=", 1) for fact in note or () if "=" in fact)
-    pack_model(run, output, dtype, facts)
+    pack_model(run, output, DTYPE_OF[PrecisionChoice(precision)], facts)
+
+
+def _parse_fact(text: str) -> tuple[str, str]:
+    name, is_given, value = text.partition("=")
+    if not (name and is_given):
+        raise typer.BadParameter(f"{text!r} is not KEY=VALUE.", param_hint="--note")
+    return name, value
 
 
 @app.command("cost")
@@ -72,9 +82,7 @@ def measure_command(
     model: Annotated[str, typer.Argument(help="A .safetensors of this project, or a folder.")],
     video: Annotated[list[Path] | None, typer.Option(help="Measure on the beginning of this video as well.")] = None,
     strip: Annotated[Path | None, typer.Option(help="Write a PNG: bicubic, model, wanted.")] = None,
-    change: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the TOML.")
-    ] = None,
+    change: ChangeOption = None,
 ) -> None:
     """Measure a model on clips that it was not trained on: a Markdown table with the gain over bicubic."""
     from flashvsr_cli.pipeline import Upscaler

@@ -5,15 +5,13 @@ from typing import Annotated
 import typer
 
 from flashvsr_cli.cli.flags import UpscaleFlags, takes_flags
+from flashvsr_cli.cli.media_flags import InputArgument
 
 
 @takes_flags(UpscaleFlags)
 def upscale(
     flags: UpscaleFlags,
-    source: Annotated[
-        str,
-        typer.Argument(metavar="INPUT", help="Video, image, folder or pattern of numbered images, or - for stdin."),
-    ],
+    source: InputArgument,
     output: Annotated[
         str,
         typer.Option(

@@ -2,18 +2,17 @@
 
 import json
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from flashvsr_cli import weights, weights_status
-from flashvsr_cli.console import fetching, print_table
+from flashvsr_cli.cli.flags import JsonOption
+from flashvsr_cli.console import fetching
 from flashvsr_cli.errors import WeightsError
 from flashvsr_cli.options import Decoder
+from flashvsr_cli.tables import print_model_files
 from flashvsr_cli.weights_registry import needed_roles, read_registry
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -39,11 +38,8 @@ class DecoderChoice(StrEnum):
         return choices[self]
 
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-
-
 @app.command("list")
-def list_command(as_json: AsJson = False) -> None:
+def list_command(as_json: JsonOption = False) -> None:
     """The models, their files, and which of them are downloaded and verified. Needs no network."""
     models = weights_status.list_models()
     if as_json:
@@ -53,7 +49,7 @@ def list_command(as_json: AsJson = False) -> None:
     for status in models:
         defaults = {registry.default: " (default with a CUDA device)", registry.default_cpu: " (default on a CPU)"}
         note = defaults.get(status.model.name, "")
-        print_table(_table(f"{status.model.name}{note}: {status.model.summary}", status.files))
+        print_model_files(f"{status.model.name}{note}: {status.model.summary}", status.files)
 
 
 @app.command("download")
@@ -61,7 +57,7 @@ def download_command(
     name: Annotated[str | None, typer.Argument(help="A model of `flashvsr weights list`.", show_default="v1.1")] = None,
     decoder: Annotated[DecoderChoice, typer.Option(help="Whose files to fetch.")] = DecoderChoice.TINY,
     force: Annotated[bool, typer.Option("--force", help="Fetch again what is already here.")] = False,
-    as_json: AsJson = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Fetch a model into the Hugging Face Hub's cache and verify it; goes on where it was interrupted."""
     model = name or read_registry().default
@@ -80,7 +76,7 @@ def verify_command(
         str | None,
         typer.Argument(help="A model's name, a folder or a file.", show_default="every model with files here"),
     ] = None,
-    as_json: AsJson = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Hash the files of a model and compare; files that are not listed are read through instead."""
     names = [model] if model else _present_models()
@@ -94,7 +90,7 @@ def verify_command(
         )
     else:
         for name, found in results.items():
-            print_table(_table(name, tuple(found)))
+            print_model_files(name, found)
     for name, found in results.items():
         _refuse_unusable(name, found)
 
@@ -120,30 +116,6 @@ def _refuse_unusable(name: str, files: list[weights_status.FileStatus]) -> None:
                 f"{file.file_name} of {name} is missing.",
                 f"Run `flashvsr weights download {name}`." if file.known else "Put the file into the folder.",
             )
-
-
-def _table(title: str, files: tuple[weights_status.FileStatus, ...]) -> "Table":
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False)
-    for heading in ("for", "file", "versions", "size", "state"):
-        table.add_column(heading, justify="right" if heading == "size" else "left", overflow="fold")
-    for file in files:
-        table.add_row(
-            file.role or "all",
-            Text(file.file_name),
-            " ".join(file.known.versions) if file.known else "",
-            _size_text(file),
-            Text(f"{file.state}: {file.detail}" if file.detail else file.state),
-        )
-    return table
-
-
-def _size_text(file: weights_status.FileStatus) -> str:
-    if file.path is not None:
-        return f"{file.path.stat().st_size / 1e6:,.1f} MB"
-    return f"{file.known.n_bytes / 1e6:,.1f} MB" if file.known else ""
 
 
 def _model_facts(status: weights_status.ModelStatus) -> dict[str, object]:

@@ -162,7 +162,8 @@ def _together(sources: dict[str, Source]) -> Iterator[dict[str, Frame]]:
             return
         if ended:
             raise InputError(
-                f"clip {ended[0]} ends after {n_frames} frames, the others go on.", "Compare clips of one length."
+                f"clip {ended[0]} ends after {n_frames} frames, the others go on.",
+                "Compare clips of one length, or their beginnings with --frames.",
             )
         yield {name: frame for name, frame in frames.items() if frame is not None}
         n_frames += 1

@@ -59,10 +59,16 @@ def estimate_large_flow(first: Tensor, second: Tensor) -> Tensor:
     return _enlarge_flow(estimate_large_flow(_halve(first), _halve(second)), first)
 
 
+def estimate_coarse_flow(first: Tensor, second: Tensor) -> Tensor:
+    """As `estimate_flow`, from pictures of half the size: a quarter of the work, for training."""
+    return _enlarge_flow(estimate_flow(_halve(first), _halve(second)), first)
+
+
 def _enlarge_flow(flow: Tensor, like: Tensor) -> Tensor:
     """The flow of a smaller picture as that of one of the size of `like`."""
-    ratio = flow.new_tensor([like.shape[-1] / flow.shape[-1], like.shape[-2] / flow.shape[-2]])
-    return F.interpolate(flow, like.shape[-2:], mode="bilinear", align_corners=False) * ratio[:, None, None]
+    ratios = like.shape[-1] / flow.shape[-1], like.shape[-2] / flow.shape[-2]
+    parts = F.interpolate(flow, like.shape[-2:], mode="bilinear", align_corners=False).split(1, dim=1)
+    return torch.cat([part * ratio for part, ratio in zip(parts, ratios, strict=True)], dim=1)
 
 
 def _halve(x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from flashvsr_cli.dataset.sources import ShardSource, Source, draw_pictures, lis
 from flashvsr_cli.errors import InputError
 from flashvsr_cli.schedule import FIRST_CHUNK_READS, LOOKAHEAD, NEXT_CHUNK_READS
 from flashvsr_cli.train.config import DataConfig
-from flashvsr_cli.train.random import Purpose, StepRandom, generator_of
+from flashvsr_cli.train.random import Purpose, StepRandom, generator_of, to_device
 
 STILL_READS = 9
 """Frames of a still picture's clip: two latents."""
@@ -127,32 +127,38 @@ class ClipPool:
     def _take(self, kind: int, pool: Clips | None, random: StepRandom, indices: list[int], i_pack: int) -> Batch:
         clips = self._make(random.step, kind, indices) if pool is None else pool
         n_turns = 8 if clips.high.shape[-1] == clips.high.shape[-2] else 4
-        highs, lows = [], []
-        for place, index in enumerate(indices):
-            rng = random.numpy(index, Purpose.DATA)
-            i_clip, turn = int(rng.integers(len(clips.high))), int(rng.integers(n_turns))
-            if pool is None:
-                i_clip = place
-            frames = slice(None)
-            if self._config.stills:
-                i_frame = int(rng.integers(clips.high.shape[1]))
-                frames = slice(i_frame, i_frame + 1)
-            highs.append(_turn(clips.high[i_clip, frames], turn))
-            lows.append(_turn(clips.low[i_clip, frames], turn))
-        low = torch.stack(lows)
+        draws = [random.numpy(index, Purpose.DATA) for index in indices]
+        # Drawn even where it is not used, so that turns do not depend on there being a pool.
+        i_clips = [int(rng.integers(len(clips.high))) for rng in draws]
+        turns = self._places([int(rng.integers(n_turns)) for rng in draws])
+        rows = self._places(i_clips if pool is not None else range(len(indices)))
+        if self._config.stills:
+            frames = self._places([int(rng.integers(clips.high.shape[1])) for rng in draws])
+            high, low = clips.high[rows, frames][:, None], clips.low[rows, frames][:, None]
+        else:
+            high, low = clips.high[rows], clips.low[rows]
+        high, low = _turn(high, turns), _turn(low, turns)
         # The same enlargement as inference's, all frames at once.
         enlarged = resize_clip(low.flatten(0, 1).float(), self._config.sides)
         low_res = enlarged.unflatten(0, low.shape[:2]) / 127.5 - 1
-        return Batch(torch.stack(highs).float() / 127.5 - 1, low_res, indices, i_pack)
+        return Batch(high.float() / 127.5 - 1, low_res, indices, i_pack)
+
+    def _places(self, numbers: Sequence[int]) -> Tensor:
+        return to_device(numbers, self._device, torch.int64)
 
 
-def _turn(clip: Tensor, turn: int) -> Tensor:
-    """One of the eight symmetries of the square; the first four are those of a rectangle."""
-    if turn & 1:
-        clip = clip.flip(-1)
-    if turn & 2:
-        clip = clip.flip(-2)
-    return clip.transpose(-1, -2) if turn & 4 else clip
+def _turn(clips: Tensor, turns: Tensor) -> Tensor:
+    """One of the eight symmetries of the square for each of (B, T, C, H, W); a rectangle has the first four.
+
+    All clips together: on a GPU a launch for each would cost more than the copies saved.
+    """
+
+    def where(bit: int, turned: Tensor) -> Tensor:
+        return torch.where((turns & bit).bool()[:, None, None, None, None], turned, clips)
+
+    clips = where(1, clips.flip(-1))
+    clips = where(2, clips.flip(-2))
+    return where(4, clips.transpose(-1, -2)) if clips.shape[-1] == clips.shape[-2] else clips
 
 
 def _compress(degraded: Degraded, clip: Tensor) -> Tensor:

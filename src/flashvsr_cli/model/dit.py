@@ -7,7 +7,7 @@ Source: Wan2.1-T2V-1.3B as used by FlashVSR. Timestep and prompt never change at
 computed once (`DiT.fold_constants`) and the layers that made it are dropped.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import cast
 
@@ -184,7 +184,7 @@ class DiT(nn.Module):
     def forward(
         self,
         latents: Tensor,
-        low_res_tokens: Sequence[Tensor],
+        low_res_tokens: Iterable[Tensor],
         conditioning: Conditioning,
         rotary: Rotary,
         attend: SelfAttend,
@@ -202,9 +202,11 @@ class DiT(nn.Module):
             (1, C, F, H/8, W/8) in the parameters' dtype.
         """
         x, grid = self.embed_patches(latents)
+        remaining_tokens = iter(low_res_tokens)
         for layer, block in enumerate(self.blocks):
-            if layer < len(low_res_tokens):
-                x = x + low_res_tokens[layer]
+            tokens = next(remaining_tokens, None)
+            if tokens is not None:
+                x = x + tokens
 
             def attend_layer(q: Tensor, k: Tensor, v: Tensor, layer: int = layer) -> Tensor:
                 return attend(layer, q, k, v)

@@ -112,13 +112,16 @@ class FusedTransformer:
     Args:
         dit: after `fold_constants`; its blocks are taken apart.
         conditioning: what `fold_constants` returned.
+        low_res_layers: linear layers of the low-resolution projection.
         fp8: whether products take e4m3 where that is faster (bfloat16 weights, Ada or newer).
     """
 
     name = "triton"
     notice: str | None = None
 
-    def __init__(self, dit: DiT, conditioning: Conditioning, *, fp8: bool = False) -> None:
+    def __init__(
+        self, dit: DiT, conditioning: Conditioning, low_res_layers: nn.ModuleList, *, fp8: bool = False
+    ) -> None:
         self.config = dit.config
         self._dit = dit
         self._conditioning = conditioning
@@ -126,6 +129,12 @@ class FusedTransformer:
         self.stores_fp8 = device.type == "cpu" or flashvsr_kernels.supports_fp8(device)
         self._norm: Callable[..., Activation] = residual_layer_norm_fp8 if fp8 else residual_layer_norm
         linear = _Fp8Linear if fp8 else _Linear
+        self._takes_fp8 = fp8
+        self._low_res_layers = []
+        for layer in range(len(low_res_layers)):
+            self._low_res_layers.append(linear.of(low_res_layers[layer]))  # type: ignore[arg-type]
+            if fp8:
+                low_res_layers[layer] = nn.Identity()
         self._blocks = []
         for layer in range(dit.config.n_blocks):
             block: DiTBlock = dit.blocks[layer]  # type: ignore[assignment]
@@ -133,22 +142,22 @@ class FusedTransformer:
             # Drops what was copied into the block's own layout before the next block needs room.
             dit.blocks[layer] = nn.Identity()
 
-    def __call__(self, noise: Tensor, low_res_tokens: list[Tensor], chunk: ChunkContext) -> Tensor:
+    def __call__(self, noise: Tensor, features: Tensor, chunk: ChunkContext) -> Tensor:
         """See `Transformer`."""
         # One copy to the device per chunk tells every layer its pages.
         tables = upload(torch.tensor(chunk.pages, dtype=torch.int32), noise.device)
         # Triton launches on the current device, wherever its arguments are.
         with torch.cuda.device_of(noise):
-            return self._run(noise, low_res_tokens, chunk, tables)
+            return self._run(noise, features, chunk, tables)
 
-    def _run(self, noise: Tensor, low_res_tokens: list[Tensor], chunk: ChunkContext, tables: Tensor) -> Tensor:
+    def _run(self, noise: Tensor, features: Tensor, chunk: ChunkContext, tables: Tensor) -> Tensor:
         """`tables`: (n_layers, n_pages) int32 on the device, `chunk.pages`."""
         x, grid = self._dit.embed_patches(noise)
+        low_res: Activation = quantize_rows(features) if self._takes_fp8 else features
         delta, gate = None, None
         for layer, block in enumerate(self._blocks):
-            if layer < len(low_res_tokens):
-                x += low_res_tokens[layer]
-            normed = self._norm(x, delta, gate, weight=block.norm1[0], bias=block.norm1[1])
+            tokens = self._low_res_layers[layer](low_res) if layer < len(self._low_res_layers) else None
+            normed = self._norm(x, delta, gate, tokens, weight=block.norm1[0], bias=block.norm1[1])
             attended = self._self_attend(block, normed, chunk, chunk.pages[layer], tables[layer])
             normed = self._norm(x, block.o(attended), block.gate1, weight=block.norm3[0], bias=block.norm3[1])
             crossed = self._cross_attend(block, normed)

@@ -69,10 +69,16 @@ class LowResProjection(nn.Module):
         self.conv2 = nn.Conv3d(config.hidden1, config.hidden2, kernel)
         self.norm2 = ChannelNorm(config.hidden2)
         self.linear_layers = nn.ModuleList(nn.Linear(config.hidden2, config.dim) for _ in range(config.n_layers))
+        self._has_kernels = False
         self._is_folded = False
 
     def forward(self, frames: Frames, state: ProjectionState) -> list[Tensor]:
-        """Project the frames a chunk reads; updates `state`.
+        """`features` through every linear layer: one tensor (n*h*w, D) in window order per layer."""
+        features = self.features(frames, state)
+        return [linear(features) for linear in self.linear_layers]
+
+    def features(self, frames: Frames, state: ProjectionState) -> Tensor:
+        """What the frames a chunk reads become before the linear layers; updates `state`.
 
         Args:
             frames: (T, 3, H, W) in [-1, 1]; T = 1 + 4n for a stream's first chunk, 4n after it. Slices of them are
@@ -80,7 +86,7 @@ class LowResProjection(nn.Module):
             state: of this stream.
 
         Returns:
-            One tensor (n*h*w, D) in window order per linear layer.
+            (n*h*w, C) in window order.
         """
         weight = self.conv1.weight
         mix = self._mix_at_once if weight.is_cuda else self._mix_by_clips
@@ -92,8 +98,7 @@ class LowResProjection(nn.Module):
             results.append(mix(first.expand(FRAMES_PER_LATENT, -1, -1, -1), state)[:0])
         if len(frames) > n_first:
             results.append(mix(frames, state, n_first))
-        tokens = to_window_order(torch.cat(results))
-        return [linear(tokens) for linear in self.linear_layers]
+        return to_window_order(torch.cat(results))
 
     @torch.no_grad()
     def fold_constants(self) -> None:
@@ -123,6 +128,10 @@ class LowResProjection(nn.Module):
             results.append(F.silu(self.norm2(x)).permute(0, 2, 3, 1))
         return torch.cat(results)
 
+    def use_kernels(self) -> None:
+        """Lay time steps side by side with a GPU kernel, from now on."""
+        self._has_kernels = True
+
     def _causal_conv(
         self, conv: nn.Conv3d, x: Tensor, cached: Tensor | None, *, slices_per_clip: int
     ) -> tuple[Tensor, Tensor]:
@@ -130,19 +139,16 @@ class LowResProjection(nn.Module):
 
         Time slices are stacked as channels of a 2-D convolution, the same sums and a multiple faster than conv3d.
         """
-        clips = x.unflatten(0, (-1, slices_per_clip))
         if self.version == "v1":
+            clips = x.unflatten(0, (-1, slices_per_clip))
             in_front = clips[:, -CACHED_SLICES:]
         else:
-            if cached is None:
-                cached = x[:1].expand(CACHED_SLICES, -1, -1, -1)
-            in_front = torch.cat((cached[None], clips[:-1, -CACHED_SLICES:]))
+            # Every clip follows the one before it, so that they are a single one.
+            clips = x[None]
+            in_front = (x[:1].expand(CACHED_SLICES, -1, -1, -1) if cached is None else cached)[None]
         weight = conv.weight if self._is_folded else stack_taps(conv.weight)
-        slices = _replicate_border(torch.cat((in_front, clips), dim=1))
-        taps = [slices[:, tap : tap + slices_per_clip - 1 : 2] for tap in range(KERNEL_FRAMES)]
-        stacked = torch.cat(taps, dim=-1).flatten(0, 1).permute(0, 3, 1, 2)
-        stacked = stacked.contiguous(memory_format=long_sum_format(stacked))
-        return F.conv2d(stacked, weight, conv.bias).permute(0, 2, 3, 1), x[-CACHED_SLICES:].clone()
+        stack = _stack_in_kernel if self._has_kernels else _stack
+        return F.conv2d(stack(in_front, clips), weight, conv.bias).permute(0, 2, 3, 1), x[-CACHED_SLICES:].clone()
 
     def _causal_conv_by_slices(
         self, conv: nn.Conv3d, slices: Iterable[Tensor], cached: Tensor | None
@@ -182,6 +188,26 @@ def _unshuffle_and_pad(frame: Tensor) -> Tensor:
     padded[..., 0, :], padded[..., -1, :] = padded[..., 1, :], padded[..., -2, :]
     padded[..., 0], padded[..., -1] = padded[..., 1], padded[..., -2]
     return padded.flatten(1, 3)
+
+
+# Both: in front of clips (N, 2, h, w, C) and their slices (N, S, h, w, C) to what each result sees, its taps stacked as
+# channels and the border repeated: (N * S / 2, 4 * C, h + 2, w + 2).
+
+
+def _stack_in_kernel(in_front: Tensor, clips: Tensor) -> Tensor:
+    """In one pass over memory."""
+    from flashvsr_kernels.time_taps import stack_time  # needs triton
+
+    stacked = stack_time(clips.contiguous(), in_front.contiguous(), KERNEL_FRAMES, stride=2, border=1)
+    return stacked.permute(0, 3, 1, 2)
+
+
+def _stack(in_front: Tensor, clips: Tensor) -> Tensor:
+    """In plain torch."""
+    slices = _replicate_border(torch.cat((in_front, clips), dim=1))
+    taps = [slices[:, tap : tap + clips.shape[1] - 1 : 2] for tap in range(KERNEL_FRAMES)]
+    stacked = torch.cat(taps, dim=-1).flatten(0, 1).permute(0, 3, 1, 2)
+    return stacked.contiguous(memory_format=long_sum_format(stacked))
 
 
 def _replicate_border(x: Tensor) -> Tensor:

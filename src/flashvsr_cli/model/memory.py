@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import prod
 
 from flashvsr_cli.geometry import Geometry
-from flashvsr_cli.model.config import DiTConfig, StateDict, TinyDecoderConfig, VAEDecoderConfig
+from flashvsr_cli.model.config import DiTConfig, LowResProjectionConfig, StateDict, TinyDecoderConfig, VAEDecoderConfig
 from flashvsr_cli.model.kv_cache import count_pages
 from flashvsr_cli.model.vae_decoder import TIME_TAPS
 from flashvsr_cli.model.windows import TOKENS_PER_WINDOW
@@ -24,8 +24,8 @@ from flashvsr_cli.schedule import (
 )
 
 FLOAT32_BYTES = 4
-FP8_LAYER = re.compile(r"blocks\.\d+\.(self_attn\.[qkv]|cross_attn\.q|ffn\.[02])\.weight")
-"""Weights that lie in e4m3 if products take it: those behind a norm, see `fused`."""
+FP8_LAYER = re.compile(r"blocks\.\d+\.(self_attn\.[qkv]|cross_attn\.q|ffn\.[02])\.weight|linear_layers\.\d+\.weight")
+"""Weights that lie in e4m3 if products take it: those behind a norm and the projection's linear layers, see `fused`."""
 PIXELS_PER_DECODER_UNIT = 64
 """Output pixels of one pixel of the decoder's first stage."""
 TOKEN_COPIES = 7
@@ -92,13 +92,14 @@ def estimate_memory(
     height, width = geometry.padded
     # Waiting as bytes; the frames of one latent also as what the decoder takes.
     frames = height * width * 3 * (FIRST_CHUNK_READS + FRAMES_PER_LATENT * bytes_per_value)
+    features = LowResProjectionConfig.of(states["lq_projection"]).hidden2 * bytes_per_value
     first_tokens = page_tokens * (FIRST_CHUNK_LATENTS // LATENTS_PER_PAIR)
-    decoder = _decoder_work(states) * height * width // PIXELS_PER_DECODER_UNIT * bytes_per_value
+    decoder = _decoder_work(states, bytes_per_value) * height * width // PIXELS_PER_DECODER_UNIT * bytes_per_value
     return MemoryEstimate(
         weights=_weight_bytes(states, config, bytes_per_value, fp8=fp8),
         cache=cache,
         frames=frames,
-        work=max(first_tokens * _token_bytes(config, bytes_per_value, fp8=fp8), decoder),
+        work=max(first_tokens * (_token_bytes(config, bytes_per_value, fp8=fp8) + features), decoder),
     )
 
 
@@ -106,7 +107,10 @@ def _weight_bytes(states: Mapping[str, StateDict], config: DiTConfig, bytes_per_
     """Parameters, and the prompt's keys and values in every block."""
     n_text = states["prompt"]["posi_prompt"].shape[1] if "prompt" in states else 0
     n_values = count_parameters(states) + config.n_blocks * 2 * n_text * config.dim
-    n_low = sum(prod(tensor.shape) for key, tensor in states["dit"].items() if FP8_LAYER.fullmatch(key)) if fp8 else 0
+    n_low = 0
+    if fp8:
+        tensors = [*states["dit"].items(), *states["lq_projection"].items()]
+        n_low = sum(prod(tensor.shape) for key, tensor in tensors if FP8_LAYER.fullmatch(key))
     return n_values * bytes_per_value - n_low * (bytes_per_value - 1)
 
 
@@ -117,7 +121,7 @@ def _token_bytes(config: DiTConfig, bytes_per_value: int, *, fp8: bool) -> int:
     return config.ffn_dim * hidden + TOKEN_COPIES * config.dim * bytes_per_value
 
 
-def _decoder_work(states: Mapping[str, StateDict]) -> int:
+def _decoder_work(states: Mapping[str, StateDict], bytes_per_value: int) -> int:
     """Values alive in the decoder's largest moment, per 64 output pixels."""
     if "vae" in states:
         # A residual block on four frames: its input, the normalised input, three time taps stacked, and the result.
@@ -129,11 +133,14 @@ def _decoder_work(states: Mapping[str, StateDict]) -> int:
     for channels, n_blocks, grow in zip(config.channels, config.blocks, config.grow, strict=False):
         step = channels * n_pixels
         past += n_blocks * step
-        # A memory block: its input, the step before each, both stacked and the first result; its last step is kept.
-        largest = max(largest, (5 * n_steps + 1 if n_blocks else n_steps) * step)
+        # A memory block: its input, that stacked with the step before each, and the first result; its last step is
+        # kept. Plain torch, which computes in float32, makes the steps before as a tensor of their own.
+        n_alive = 5 if bytes_per_value == FLOAT32_BYTES else 4
+        largest = max(largest, (n_alive * n_steps + 1 if n_blocks else n_steps) * step)
         before = n_steps * step
         n_steps, n_pixels = n_steps * grow, 4 * n_pixels
     # Behind the last enlargement one picture at a time: what goes into its wide convolution and what comes out, beside
-    # what the picture is made from and the finished ones.
-    picture = n_pixels * (2 * config.channels[-1] + 3 * FRAMES_PER_LATENT)
+    # what the picture is made from and the finished ones; the kernel of the last convolution has nine float32 sums.
+    sums = 0 if bytes_per_value == FLOAT32_BYTES else 9 * FLOAT32_BYTES // bytes_per_value
+    picture = n_pixels * (2 * config.channels[-1] + sums + 3 * FRAMES_PER_LATENT)
     return past + max(largest, before + picture)

@@ -185,5 +185,9 @@ def build_network(
         # PyTorch convolves float32 with 10-bit mantissas by default; who asks for float32 wants its digits.
         torch.backends.cudnn.allow_tf32 = False
     conditioning = dit.fold_constants(states["prompt"]["posi_prompt"])
-    transformer = choose_transformer(dit, conditioning, backend, fp8=fp8)
+    transformer = choose_transformer(dit, conditioning, projection.linear_layers, backend, fp8=fp8)
+    if transformer.name == "triton":
+        projection.use_kernels()
+        if isinstance(decoder, TinyDecoder):
+            decoder.use_kernels()
     return Network(projection, dit, conditioning, decoder, transformer, weight.device, weight.dtype)

@@ -48,7 +48,7 @@ class Stream:
         self._geometry = geometry
         self._settings = settings
         self._projection_state = ProjectionState()
-        self._tokens: list[list[Tensor]] = []
+        self._features: list[Tensor] = []
         self._tiny_state: DecoderState = {}
         self._vae_state: VAEState = {}
         if settings.kv_precision == "fp8" and not network.transformer.stores_fp8:
@@ -81,7 +81,7 @@ class Stream:
         Args:
             read: (T, 3, H, W) in [-1, 1], enlarged and padded; a slice at a time is taken.
         """
-        self._tokens.append(self._network.projection(read, self._projection_state))
+        self._features.append(self._network.projection.features(read, self._projection_state))
 
     @torch.inference_mode()
     def push(self, chunk: Chunk, emit: Frames, noise: Tensor) -> Iterator[Tensor]:
@@ -97,18 +97,18 @@ class Stream:
             The chunk's frames in order, in groups (1 to 4, 3, H, W) in the network's dtype, before the colour fix;
             nominally in [-1, 1]. The first group of a clip comes long before the last.
         """
-        latents = self.denoise(chunk, self.take_tokens(), noise)
+        latents = self.denoise(chunk, self.take_features(), noise)
         yield from self.decode(latents, emit)
 
     @torch.inference_mode()
-    def take_tokens(self) -> list[Tensor]:
-        """What `project` made since the last call: tokens (F*h*w, D) in window order per linear layer."""
-        tokens = [torch.cat(parts) for parts in zip(*self._tokens, strict=True)]
-        self._tokens.clear()
-        return tokens
+    def take_features(self) -> Tensor:
+        """What `project` made since the last call: (F*h*w, C) in window order."""
+        features = torch.cat(self._features) if len(self._features) > 1 else self._features[0]
+        self._features.clear()
+        return features
 
     @torch.inference_mode()
-    def denoise(self, chunk: Chunk, low_res_tokens: list[Tensor], noise: Tensor) -> Tensor:
+    def denoise(self, chunk: Chunk, features: Tensor, noise: Tensor) -> Tensor:
         """x0 of a chunk in float32, shaped like `noise`: one step of the transformer."""
         network, cache = self._network, self._cache
         config = network.dit.config
@@ -127,7 +127,7 @@ class Stream:
             cache, tables, n_pairs, plan, rotary, self._geometry.window_grid, self._settings.local_range
         )
         noise = noise.to(network.device, torch.float32)
-        return noise - network.transformer(noise, low_res_tokens, context).float()
+        return noise - network.transformer(noise, features, context).float()
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, emit: Frames) -> Iterator[Tensor]:

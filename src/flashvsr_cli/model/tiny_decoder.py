@@ -36,6 +36,24 @@ DecoderState = dict[int, Tensor]
 """Layer number -> that MemBlock's last input (1, C, h, w); empty at the start of a stream."""
 
 
+StackPast = Callable[[Tensor, Tensor], Tensor]
+"""Time steps (T, C, h, w) and the one before them (1, C, h, w) to (T, 2C, h, w), every step with the one before it."""
+
+
+def _stack_past(x: Tensor, before: Tensor) -> Tensor:
+    """`StackPast` in plain torch."""
+    past = torch.cat((before, x[:-1])) if len(x) > 1 else before
+    return torch.cat((x, past), dim=1)
+
+
+def _stack_past_in_kernel(x: Tensor, before: Tensor) -> Tensor:
+    """`StackPast` in one pass over memory."""
+    from flashvsr_kernels.time_taps import stack_time  # needs triton
+
+    clip, front = (steps.permute(0, 2, 3, 1).contiguous()[None] for steps in (x, before))
+    return stack_time(clip, front, 2, newest_first=True).permute(0, 3, 1, 2)
+
+
 class Clamp(nn.Module):
     """Soft clamp 3 * tanh(x / 3)."""
 
@@ -56,21 +74,23 @@ class MemBlock(nn.Module):
             nn.ReLU(),
             nn.Conv2d(channels, channels, 3, padding=1),
         )
+        self.stack: StackPast = _stack_past
 
     def forward(self, x: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
         """Time steps (T, C, h, w) and the step before them (1, C, h, w), zeros if None; also returns the last step."""
         if before is None:
             before = torch.zeros_like(x[:1])
-        past = torch.cat((before, x[:-1])) if len(x) > 1 else before
         # The clone lets go of the other time steps.
         last = x[-1:].clone() if len(x) > 1 else x
-        return self.combine(x, past), last
+        return self._convolve(self.stack(x, before), x), last
 
     def combine(self, x: Tensor, past: Tensor) -> Tensor:
         """Time steps and, for each, the step before it: two of (T, C, h, w) to one."""
+        return self._convolve(torch.cat((x, past), dim=1), x)
+
+    def _convolve(self, stacked: Tensor, x: Tensor) -> Tensor:
         first, _, second, _, third = (cast(nn.Conv2d, layer) for layer in self.conv)
-        y = conv_relu(second, conv_relu(first, torch.cat((x, past), dim=1)))
-        return conv_relu(third, y, plus=x)
+        return conv_relu(third, conv_relu(second, conv_relu(first, stacked)), plus=x)
 
 
 RunBlock = Callable[[int, MemBlock, Tensor], Tensor]
@@ -97,6 +117,7 @@ class TinyDecoder(nn.Module):
         super().__init__()
         self.predicts_residual = config.predicts_residual
         self._folded: dict[int, list[Tensor]] = {}
+        self._to_rgb: Callable[[Tensor], Tensor] | None = None
 
         def stage(channels: int, n_blocks: int, grow: int, next_channels: int) -> Iterator[nn.Module]:
             yield from (MemBlock(channels) if i < n_blocks else nn.Identity() for i in range(MOST_BLOCKS))
@@ -185,6 +206,17 @@ class TinyDecoder(nn.Module):
                 self.decoder[index + 1] = self.decoder[index + 2] = nn.Identity()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    def use_kernels(self) -> None:
+        """Stack time steps and make the pictures with GPU kernels from now on; after `fold_constants`."""
+        from flashvsr_kernels.pixel_conv import arrange_weight, conv_to_rgb  # needs triton
+
+        for layer in self.decoder:
+            if isinstance(layer, MemBlock):
+                layer.stack = _stack_past_in_kernel
+        last = cast(nn.Conv2d, self.decoder[-1])
+        weight, bias = arrange_weight(last.weight), cast(Tensor, last.bias)
+        self._to_rgb = lambda x: conv_to_rgb(x.contiguous(memory_format=torch.channels_last), weight, bias)
+
     def _merge_after(self, index: int) -> list[Tensor]:
         """Weights of the transposed convolutions for the enlargement at `index` and the two layers behind it."""
         grow, conv = cast(TGrow, self.decoder[index + 1]), cast(nn.Conv2d, self.decoder[index + 2])
@@ -271,7 +303,7 @@ class TinyDecoder(nn.Module):
     def _finish_step(self, x: Tensor) -> Tensor:
         """The layers at full resolution: (T, C, H, W) -> (T, 3, H, W)."""
         x = conv_relu(cast(nn.Conv2d, self.decoder[24]), relu(x))
-        return self.decoder[26](x)
+        return self.decoder[26](x) if self._to_rgb is None else self._to_rgb(x)
 
     def finish(self, x: Tensor, condition: Tensor) -> Tensor:
         """The last layer's output as frames, given the low-resolution frames in [-1, 1] of the same times."""

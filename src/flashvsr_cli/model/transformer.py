@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import flashvsr_kernels
 from flashvsr_cli.errors import DeviceError
@@ -58,12 +58,13 @@ class Transformer(Protocol):
     stores_fp8: bool
     notice: str | None
 
-    def __call__(self, noise: Tensor, low_res_tokens: list[Tensor], chunk: ChunkContext) -> Tensor:
+    def __call__(self, noise: Tensor, features: Tensor, chunk: ChunkContext) -> Tensor:
         """Run all layers.
 
         Args:
             noise: (1, C, F, H/8, W/8) float32.
-            low_res_tokens: tensors (F*h*w, D) in window order; the b-th is added before block b.
+            features: (F*h*w, C) in window order, what the low-resolution projection made of the frames; through its
+                b-th linear layer they are added before block b.
             chunk: what the layers share.
 
         Returns:
@@ -78,17 +79,25 @@ class PlainTransformer:
     stores_fp8 = False
 
     def __init__(
-        self, dit: DiT, conditioning: Conditioning, attention: SparseAttention, notice: str | None = None
+        self,
+        dit: DiT,
+        conditioning: Conditioning,
+        low_res_layers: nn.ModuleList,
+        attention: SparseAttention,
+        notice: str | None = None,
     ) -> None:
         self.name = attention.name
         self.notice = notice
         self.config = dit.config
         self._dit = dit
         self._conditioning = conditioning
+        self._low_res_layers = low_res_layers
         self._attention = attention
 
-    def __call__(self, noise: Tensor, low_res_tokens: list[Tensor], chunk: ChunkContext) -> Tensor:
+    def __call__(self, noise: Tensor, features: Tensor, chunk: ChunkContext) -> Tensor:
         """See `Transformer`."""
+        # One layer's tokens at a time, when their turn comes: together they are the largest tensors of a chunk.
+        low_res_tokens = (layer(features) for layer in self._low_res_layers)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             pages = chunk.pages[layer]
@@ -103,13 +112,19 @@ class PlainTransformer:
 
 
 def choose_transformer(
-    dit: DiT, conditioning: Conditioning, backend: Backend = "auto", *, fp8: bool = False
+    dit: DiT,
+    conditioning: Conditioning,
+    low_res_layers: nn.ModuleList,
+    backend: Backend = "auto",
+    *,
+    fp8: bool = False,
 ) -> Transformer:
     """A backend for a loaded transformer; takes ownership of its weights.
 
     Args:
         dit: after `fold_constants`, on its device in its dtype.
         conditioning: what `fold_constants` returned.
+        low_res_layers: linear layers of the low-resolution projection.
         backend: "triton" (GPU kernels), "torch" (plain), or "auto": kernels for half precision on a GPU that runs them.
         fp8: whether products take e4m3 where that is faster.
 
@@ -133,11 +148,11 @@ def choose_transformer(
     if backend == "triton" or (backend == "auto" and kernels_run and weight.is_cuda and weight.dtype.itemsize == 2):
         from flashvsr_cli.model.fused import FusedTransformer
 
-        return FusedTransformer(dit, conditioning, fp8=fp8)
+        return FusedTransformer(dit, conditioning, low_res_layers, fp8=fp8)
     notice = None
     if backend == "auto" and weight.is_cuda and not kernels_run:
         notice = (
             f"The GPU kernels do not run on {weight.device}: the transformer is computed in plain torch, slower and "
             "with more memory; `flashvsr doctor` says what this machine has."
         )
-    return PlainTransformer(dit, conditioning, TorchSparseAttention(), notice)
+    return PlainTransformer(dit, conditioning, low_res_layers, TorchSparseAttention(), notice)

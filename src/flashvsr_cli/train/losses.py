@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flashvsr_cli.compare.flow import estimate_flow, warp
+from flashvsr_cli.compare.flow import estimate_coarse_flow, warp
+from flashvsr_cli.train.random import to_device
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
 CHARBONNIER_EPS = 1e-3
@@ -70,11 +71,11 @@ def flicker_distance(frames: Tensor, wanted: Tensor) -> Tensor:
 
     What moves with the picture costs nothing here. Motion is that of what is wanted.
     """
-    weights = wanted.new_tensor(LUMA_SHARES)[:, None, None]
+    weights = to_device(LUMA_SHARES, wanted.device)[:, None, None]
     luma, error = ((x.float() * weights).sum(dim=2, keepdim=True) for x in (wanted, frames - wanted))
     before, after = luma[:, :-1].flatten(0, 1), luma[:, 1:].flatten(0, 1)
     with torch.no_grad(), torch.autocast(luma.device.type, enabled=False):
-        flow = estimate_flow(before * 127.5 + 127.5, after * 127.5 + 127.5)
+        flow = estimate_coarse_flow(before * 127.5 + 127.5, after * 127.5 + 127.5)
         is_seen = (warp(after, flow) - before).abs() < OCCLUDED
     change = warp(error[:, 1:].flatten(0, 1), flow) - error[:, :-1].flatten(0, 1)
     return (change.square() * is_seen).mean()

@@ -4,6 +4,7 @@ A step's numbers follow from (seed, step, sample, purpose), so a run resumed at 
 processes, draws what an uninterrupted single process draws.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -30,6 +31,11 @@ class Purpose(IntEnum):
 def generator_of(seed: int, *place: int) -> np.random.Generator:
     """A generator for one place in the run."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=place))
+
+
+def to_device(numbers: Sequence[float] | float, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Numbers as a tensor, without waiting for what the device still has to do."""
+    return torch.tensor(numbers, dtype=dtype).to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)

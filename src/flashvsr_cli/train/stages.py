@@ -27,7 +27,7 @@ from flashvsr_cli.train.losses import (
     shift_time,
 )
 from flashvsr_cli.train.parts import Parts, ScoreModel
-from flashvsr_cli.train.random import Purpose, StepRandom
+from flashvsr_cli.train.random import Purpose, StepRandom, to_device
 
 PIXELS_PER_WINDOW = 128
 SCORE_TIMES = (0.02, 0.98)
@@ -90,8 +90,8 @@ class Stage(nn.Module):
 
     def time(self, random: StepRandom, batch: Batch, purpose: Purpose) -> Tensor:
         """The pack's time, shifted as configured."""
-        uniform = torch.tensor(random.numpy(batch.i_pack, purpose).random(), dtype=torch.float32)
-        return shift_time(uniform, self.config.loss.flow_shift).to(batch.high_res.device)
+        uniform = to_device(random.numpy(batch.i_pack, purpose).random(), batch.high_res.device)
+        return shift_time(uniform, self.config.loss.flow_shift)
 
     def noise(self, random: StepRandom, batch: Batch, purpose: Purpose, like: Tensor) -> Tensor:
         """Noise of the clips' own."""
@@ -290,7 +290,7 @@ class DecoderStage(Stage):
             1.0 if drop < self.config.loss.latent_drop else level * self.config.loss.latent_noise
             for drop, level in draws
         ]
-        share = latents.new_tensor(shares)[:, None, None, None, None]
+        share = to_device(shares, latents.device, latents.dtype)[:, None, None, None, None]
         return mix(latents, self.noise(random, batch, Purpose.NOISE, latents), share)
 
     @torch.no_grad()

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from flashvsr_cli.geometry import Size
-from flashvsr_cli.video.frame import Alpha, Image
+from flashvsr_cli.video.frame import Alpha, Image, to_depth
 from flashvsr_cli.video.info import RANGE_FULL
 from flashvsr_cli.video.pixel_format import describe_pixel_format
 
@@ -38,24 +38,15 @@ def read_alpha(picture: av.VideoFrame) -> Alpha | None:
 def write_alpha(picture: av.VideoFrame, alpha: Alpha) -> None:
     """Replaces the alpha plane of a planar picture; `alpha` is (height, width) uint8 or uint16."""
     bits = describe_pixel_format(picture.format.name).bits
-    scaled = to_alpha_depth(alpha, bits)
+    scaled = to_depth(alpha, bits)
     if bits > 8:
         scaled = (scaled.astype(np.uint32) * (2**bits - 1) + 32767) // 65535
     _stored_alpha(picture)[:] = scaled
 
 
-def to_alpha_depth(alpha: Alpha, bits: int) -> Alpha:
-    """The same coverage as uint8 (`bits` up to 8) or full-scale uint16 (above)."""
-    if alpha.dtype == (np.uint8 if bits <= 8 else np.uint16):
-        return alpha
-    if bits > 8:
-        return alpha.astype(np.uint16) * np.uint16(257)
-    return ((alpha.astype(np.uint32) + 128) // 257).astype(np.uint8)
-
-
 def with_alpha(image: Image, alpha: Alpha) -> Image:
     """(height, width, 4) of an RGB picture and its alpha, in the picture's type."""
-    own = to_alpha_depth(alpha, 8 if image.dtype == np.uint8 else 16)
+    own = to_depth(alpha, 8 if image.dtype == np.uint8 else 16)
     return cast(Image, np.dstack([image, own]))
 
 

@@ -14,7 +14,7 @@ from flashvsr_cli.video import truncation
 from flashvsr_cli.video.alpha import read_alpha
 from flashvsr_cli.video.cut import Cut, nothing_left
 from flashvsr_cli.video.deinterlacer import Deinterlacer, note_interlacing
-from flashvsr_cli.video.describing import describe_video, read_tags
+from flashvsr_cli.video.describing import describe_video
 from flashvsr_cli.video.discontinuity import Discontinuities
 from flashvsr_cli.video.faults import reason
 from flashvsr_cli.video.frame import Frame
@@ -31,7 +31,7 @@ from flashvsr_cli.video.opening import (
 )
 from flashvsr_cli.video.orientation import find_orientation
 from flashvsr_cli.video.pipes import InterruptedPipeError, PipeInput
-from flashvsr_cli.video.pixels import ToRgb, resolve_color, unconvertible_matrix
+from flashvsr_cli.video.pixels import ToRgb, read_color, resolve_color, unconvertible_matrix
 from flashvsr_cli.video.placing import PicturePlacer, PlacedPicture
 from flashvsr_cli.video.seeking import INTERLEAVING_S, WORTH_IT_S, Entry, find_entry
 from flashvsr_cli.video.siting import UNMARKED_DECODERS, Siting
@@ -50,7 +50,7 @@ class ContainerSource(SourceBase):
     Args:
         name: what messages call the input.
         media: a path, or standard input.
-        options: may override the frame rate that is reported, and cut the clip.
+        options: supply the frame rate of streams without times, and may cut the clip.
 
     Raises:
         InputError: if it is no media, has no video, cannot be decoded, or is cut short.
@@ -319,6 +319,6 @@ class ContainerSource(SourceBase):
         if self._options.frame_rate and has_times(self._container):
             self.notices.append(f"{self._name} has times of its own, which are kept: --fps is for inputs without.")
         note_interlacing(self._name, picture.interlaced_frame, self._options, self.notices)
-        matrix = unconvertible_matrix(read_tags(picture), picture.format.name)
+        matrix = unconvertible_matrix(read_color(picture), picture.format.name)
         if matrix is not None:
             self.notices.append(f"The colour matrix {matrix} of {self._name} is not supported; colours may be off.")

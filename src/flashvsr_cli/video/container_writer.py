@@ -10,12 +10,12 @@ from av.error import FFmpegError
 from flashvsr_cli.errors import OutputError
 from flashvsr_cli.geometry import Size
 from flashvsr_cli.video.alpha import AlphaEnlarger
-from flashvsr_cli.video.encoding import Encoding
+from flashvsr_cli.video.encoding import Encoding, extensions_for
 from flashvsr_cli.video.faults import output_faults, reason
 from flashvsr_cli.video.frame import Frame
+from flashvsr_cli.video.info import DEFAULT_RATE
 from flashvsr_cli.video.languages import UNDETERMINED, to_container
-from flashvsr_cli.video.mov_tags import describe_tags, plan_tags
-from flashvsr_cli.video.mp4 import hide_empty_videos
+from flashvsr_cli.video.mp4 import MOV_MUXERS, hide_empty_videos
 from flashvsr_cli.video.pixel_format import describe_pixel_format
 from flashvsr_cli.video.pixels import FromRgb, resolve_color
 from flashvsr_cli.video.sink import SinkBase
@@ -23,21 +23,19 @@ from flashvsr_cli.video.siting import Siting, is_subsampled
 from flashvsr_cli.video.source import Source
 from flashvsr_cli.video.steady import CODECS_OF_ONE_RATE, USUAL_RATES, find_grid
 from flashvsr_cli.video.storage import output_color
+from flashvsr_cli.video.tags import MUXERS_WITHOUT_TRACK_TITLES, describe_tags, plan_tags
 from flashvsr_cli.video.targets import ByteTarget, PartFile
 from flashvsr_cli.video.track_writer import TrackChoices, TrackWriter
 from flashvsr_cli.video.tracks import is_cover
 
 MUX_BUFFER_BYTES = 2**18
-MOV_FORMATS = ("mp4", "mov", "ipod")
 MAX_TIMESCALE = 2**31 - 1
 # Until it is complete, the file is a row of fragments, readable up to the last one whatever happens; the trailer then
 # turns it into a regular file in place. `delay_moov` keeps the edit list of pictures that reorder.
 MOV_FLAGS = "+hybrid_fragmented+delay_moov"
 FRAGMENT_S, CLUSTER_S = 1, 1
-DEFAULT_RATE = Fraction(25)
 MAX_REORDERED_FRAMES = 64
 MUXERS_WITHOUT_CHAPTERS = ("mpegts", "avi", "flv")
-MUXERS_WITHOUT_TITLE = ("mpegts",)
 # PyAV cannot give a container the pixel aspect; these write it into their own stream.
 CODECS_WITH_ASPECT = ("libx264", "libx264rgb", "libx265", "h264_nvenc", "hevc_nvenc", "mpeg4", "mpeg2video")
 # Apple's players show HEVC in MP4 and MOV only under this name, which says that its headers are where they belong.
@@ -95,13 +93,11 @@ class ContainerSink(SinkBase):
         self._from_rgb = FromRgb(encoding.pix_fmt, color, siting=self._siting)
         self._has_alpha = source.info.has_alpha and describe_pixel_format(encoding.pix_fmt).has_alpha
         self._enlarge_alpha = AlphaEnlarger(size)
-        self._has_cover = muxer in MOV_FORMATS and any(is_cover(s) for s in source.tracks.streams)
+        self._has_cover = muxer in MOV_MUXERS and any(is_cover(s) for s in source.tracks.streams)
         self._metadata = {k: v for k, v in source.info.metadata if k.lower() not in CONTAINER_ONLY_METADATA}
-        flags, self._lost_tags = "", list[str]()
         try:
             with output_faults(name):
-                if muxer in MOV_FORMATS:
-                    flags, self._lost_tags = plan_tags(muxer, self._metadata, has_cover=self._has_cover)
+                flags, self._lost_tags = plan_tags(muxer, self._metadata, has_cover=self._has_cover)
                 self._container = av.open(
                     target,
                     "w",
@@ -184,9 +180,10 @@ class ContainerSink(SinkBase):
                 self._encoding.codec, rate=_encoder_rate(info.frame_rate), options=options
             )
         except ValueError as error:
+            holders = " or ".join(f".{extension}" for extension in extensions_for(self._encoding.codec))
             raise OutputError(
                 f"{self._name} cannot hold video encoded by {self._encoding.codec}.",
-                "Use another --codec, or give the output the extension .mkv.",
+                f"Use another --codec{f', or give the output the extension {holders}' if holders else ''}.",
             ) from error
         context = stream.codec_context
         stream.width, stream.height = size[1], size[0]
@@ -194,7 +191,7 @@ class ContainerSink(SinkBase):
         stream.time_base = context.time_base = self._time_base
         stream.thread_type = "AUTO"
         tag = MOV_TAGS.get(context.codec.canonical_name)
-        if tag and self._container.format.name in MOV_FORMATS:
+        if tag and self._container.format.name in MOV_MUXERS:
             context.codec_tag = tag
         if info.sample_aspect_ratio:
             context.sample_aspect_ratio = info.sample_aspect_ratio
@@ -212,14 +209,16 @@ class ContainerSink(SinkBase):
             self._container.set_chapters(source.chapters)
         muxer, lost = self._container.format.name, []
         lost += ["language of the pictures"] if code is None and language != UNDETERMINED else []
+        lost += ["title of the pictures"] if own.get("title") and muxer in MUXERS_WITHOUT_TRACK_TITLES else []
         lost += ["chapters"] if source.chapters and muxer in MUXERS_WITHOUT_CHAPTERS else []
-        lost += ["title"] if muxer in MUXERS_WITHOUT_TITLE and any(k.lower() == "title" for k in self._metadata) else []
         is_square = source.info.sample_aspect_ratio in (None, 1)
         lost += [] if is_square or self._encoding.codec in CODECS_WITH_ASPECT else ["shape of its pixels"]
         self.notices.extend(f"{self._name} ({muxer}) does not state the {what}: left out." for what in lost)
         if self._lost_tags:
-            tags = describe_tags(self._lost_tags)
-            self.notices.append(f"{self._name} ({muxer}) has no field for {tags}: left out. An .mkv output keeps them.")
+            tags, those = describe_tags(self._lost_tags), "it" if len(self._lost_tags) == 1 else "them"
+            self.notices.append(
+                f"{self._name} ({muxer}) has no field for {tags}: left out. An .mkv output keeps {those}."
+            )
 
     def _write_header(self, source: Source, size: Size) -> None:
         try:
@@ -284,7 +283,7 @@ def _muxer_options(muxer: str, source: Source, flags: str) -> dict[str, str]:
     """
     if muxer == "matroska":
         return {"cluster_time_limit": str(CLUSTER_S * 1000)}
-    if muxer not in MOV_FORMATS:
+    if muxer not in MOV_MUXERS:
         return {}
     timescale = source.info.time_base.denominator
     for stream in source.tracks.streams:

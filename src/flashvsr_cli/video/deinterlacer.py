@@ -5,7 +5,6 @@ times, so sound, subtitles and resume need not know about it.
 """
 
 from collections.abc import Iterator
-from fractions import Fraction
 from typing import Literal
 
 import av
@@ -16,6 +15,7 @@ from av.filter import Graph
 
 from flashvsr_cli.errors import InputError
 from flashvsr_cli.options import Deinterlace, InputOptions
+from flashvsr_cli.video.filters import TICK_S, picture_filter
 
 FILTER = "bwdif"
 FieldOrder = Literal["auto", "tff", "bff"]
@@ -38,11 +38,6 @@ class Deinterlacer:
         self._graph: Graph | None = None
         self._n_pushed = 0
 
-    @property
-    def is_active(self) -> bool:
-        """Whether a picture needed it so far."""
-        return self._graph is not None
-
     def push(self, picture: av.VideoFrame) -> Iterator[av.VideoFrame]:
         """The pictures that are ready once `picture` is in; their own times are meaningless.
 
@@ -54,7 +49,7 @@ class Deinterlacer:
                 yield picture
                 return
             self._graph = self._build(picture)
-        picture.pts, picture.time_base = self._n_pushed, Fraction(1, 25)
+        picture.pts, picture.time_base = self._n_pushed, TICK_S
         self._n_pushed += 1
         self._graph.push(picture)
         yield from self._pull()
@@ -69,26 +64,14 @@ class Deinterlacer:
         return self._mode == "on" or (self._mode == "auto" and picture.interlaced_frame)
 
     def _build(self, picture: av.VideoFrame) -> Graph:
-        graph = Graph()
-        source = graph.add(
-            "buffer",
-            video_size=f"{picture.width}x{picture.height}",
-            pix_fmt=picture.format.name,
-            time_base="1/25",
-            pixel_aspect="1/1",
-            colorspace=str(int(picture.colorspace)),
-            range=str(int(picture.color_range)),
-        )
         which = "interlaced" if self._mode == "auto" else "all"
-        worker = graph.add(FILTER, f"mode=send_frame:parity={self._field_order}:deint={which}")
         try:
-            graph.link_nodes(source, worker, graph.add("buffersink")).configure()
+            return picture_filter(picture, FILTER, f"mode=send_frame:parity={self._field_order}:deint={which}")
         except FFmpegError as error:
             raise InputError(
                 f"Pictures of {picture.width}x{picture.height} {picture.format.name} cannot be deinterlaced.",
                 "Use --deinterlace off to leave their fields as they are.",
             ) from error
-        return graph
 
     def _pull(self) -> Iterator[av.VideoFrame]:
         assert self._graph is not None
@@ -99,9 +82,11 @@ class Deinterlacer:
                 return
 
 
-def note_interlacing(name: str, is_interlaced: bool, options: InputOptions, notices: list[str]) -> None:
-    """Tells what happens to fields, or what would help."""
-    if options.deinterlace == "on" or (is_interlaced and options.deinterlace == "auto"):
+def note_interlacing(name: str, is_interlaced: bool, options: InputOptions, notices: list[str]) -> bool:
+    """Whether pictures are deinterlaced; tells what happens to fields, or what would help."""
+    is_rebuilt = options.deinterlace == "on" or (is_interlaced and options.deinterlace == "auto")
+    if is_rebuilt:
         notices.append(f"{name} is deinterlaced by {FILTER}, one frame for each; --deinterlace off leaves the fields.")
     elif is_interlaced:
         notices.append(f"{name} is interlaced and its fields are left as they are; --deinterlace auto rebuilds frames.")
+    return is_rebuilt

@@ -7,10 +7,12 @@ import av
 from flashvsr_cli.options import InputOptions
 from flashvsr_cli.video.cut import count_within, is_cut
 from flashvsr_cli.video.hdr import read_hdr
-from flashvsr_cli.video.info import ColorTags, SourceInfo
+from flashvsr_cli.video.info import SourceInfo
 from flashvsr_cli.video.opening import count_frames, has_times, stated_duration
 from flashvsr_cli.video.orientation import Orientation
 from flashvsr_cli.video.pixel_format import describe_pixel_format
+from flashvsr_cli.video.pixels import read_color
+from flashvsr_cli.video.tags import read_tags
 from flashvsr_cli.video.tracks import describe_track, read_metadata
 
 
@@ -58,7 +60,7 @@ def describe_video(
         frame_rate=Fraction(rate) if rate else None,
         steady_rate=Fraction(rate) if rate and rate in (given, stream.base_rate) else None,
         duration=duration,
-        color=read_tags(picture),
+        color=read_color(picture),
         hdr=read_hdr(picture),
         sample_aspect_ratio=Fraction(ratio) if ratio else None,
         rotation=90 * orientation.quarter_turns,
@@ -66,11 +68,6 @@ def describe_video(
         is_interlaced=picture.interlaced_frame,
         has_alpha=described.has_alpha,
         tracks=tuple(describe_track(s) for s in container.streams if s is not stream),
-        metadata=tuple(container.metadata.items()),
+        metadata=tuple(read_tags(container).items()),
         video_metadata=tuple(read_metadata(stream).items()),
     )
-
-
-def read_tags(picture: av.VideoFrame) -> ColorTags:
-    """How a picture's values mean colours."""
-    return ColorTags(picture.color_range, picture.color_primaries, picture.color_trc, picture.colorspace)

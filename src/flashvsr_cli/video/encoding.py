@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from io import BytesIO
 
 import av
 from av.codec.codec import Codec, UnknownCodecError, codecs_available
@@ -62,21 +63,24 @@ FIXED_OPTIONS: dict[str, dict[str, str]] = {
     "mjpeg": {"flags": "+qscale", "global_quality": "236"},
     "ffv1": {"level": "3", "slices": "16", "slicecrc": "1"},
 }
-DEFAULT_PRESETS = {"libvpx-vp9": "3", "libaom-av1": "6"}
+# libx264's own default takes half as much time again for a twentieth fewer bytes at this quality (docs/performance.md):
+# beside a fast GPU it is what everything else waits for, beside a CPU's model it takes that model's cores.
+DEFAULT_PRESETS = {"libx264": "faster", "libvpx-vp9": "3", "libaom-av1": "6"}
 SVT_LOG_ERRORS_ONLY = "1"
 ALPHA_ADVICE = "Kept by ffv1 in .mkv, prores_ks in .mov, VP9 in .webm, and by PNG, TIFF and WebP."
 # Parameter lists: what several sources say is joined by colons.
 JOINED_OPTIONS = ("x264-params", "x265-params", "svtav1-params", "aom-params")
 OWN_QUALITY = ("qp", "crf", "cq", "b", "lossless", "global_quality", "rc")
-# Containers that hand transparency through, by encoder; the others would write a file that shows it as opaque.
-ALPHA_MUXERS = {
-    "ffv1": ("mkv", "avi", "mov"),
+# Containers that hand transparency through, by encoder; the others refuse the codec or show it as opaque.
+ALPHA_EXTENSIONS = {
+    "ffv1": ("mkv", "avi", "mp4"),
     "prores_ks": ("mov", "mkv"),
     "prores_aw": ("mov", "mkv"),
     "qtrle": ("mov",),
-    "png": ("mov", "mkv", "avi"),
-    "utvideo": ("avi", "mkv", "mov"),
-    "magicyuv": ("avi", "mkv"),
+    "png": ("mov", "avi", "mp4"),
+    "utvideo": ("avi",),
+    "magicyuv": ("avi", "mov"),
+    "ffvhuff": ("avi",),
     "libvpx-vp9": ("webm", "mkv"),
 }
 
@@ -116,7 +120,7 @@ def plan_encoding(info: SourceInfo, size: Size, extension: str, options: EncodeO
     if name is None:
         raise OutputError(f"There is no default encoder for .{extension}.", "Choose one with --codec.")
     codec = _find_encoder(name)
-    holds_alpha = extension in ALPHA_MUXERS.get(name, ())
+    holds_alpha = extension in ALPHA_EXTENSIONS.get(name, ())
     pix_fmt, notices = choose_pix_fmt(codec, info, size, options.pix_fmt, holds_alpha=holds_alpha)
     notices[:0] = card_notices
     if info.has_alpha and not describe_pixel_format(pix_fmt).has_alpha:
@@ -174,6 +178,17 @@ def find_muxer(location: str) -> str:
             f"{location} has an extension that is no video container.", f"Use one of: .{', .'.join(MUXERS)}."
         )
     return known
+
+
+def extensions_for(encoder: str) -> list[str]:
+    """Extensions of the containers that hold what an encoder makes; only `mkv` if that is one of them."""
+    codec = Codec(encoder, "w").canonical_name
+    holders = []
+    for extension, muxer in MUXERS.items():
+        with av.open(BytesIO(), "w", format=muxer) as trial:
+            if codec in trial.supported_codecs:
+                holders.append(extension)
+    return ["mkv"] if "mkv" in holders else holders
 
 
 def _find_encoder(name: str) -> Codec:

@@ -1,8 +1,11 @@
 """Which files are media, by the suffixes people give them."""
 
-from flashvsr_cli.video.images import IMAGE_SUFFIXES as IMAGES
+from flashvsr_cli.video.images import IMAGE_FORMATS
 
-IMAGE_SUFFIXES = frozenset(IMAGES)
+IMAGE_SUFFIXES = frozenset(IMAGE_FORMATS)
+Y4M_SUFFIX = ".y4m"
+UNENCODED_SUFFIXES = IMAGE_SUFFIXES | {Y4M_SUFFIX}
+"""Of outputs that no video encoder makes."""
 VIDEO_SUFFIXES = frozenset(
     f".{name}"
     for name in (

@@ -9,6 +9,15 @@ Alpha = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 Image = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
 
+def to_depth(values: Image, bits: int) -> Image:
+    """The same colours or coverage as uint8 (`bits` up to 8) or full-scale uint16 (above), to the nearest step."""
+    if values.dtype == (np.uint8 if bits <= 8 else np.uint16):
+        return values
+    if bits > 8:
+        return values.astype(np.uint16) * np.uint16(257)
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
 @dataclass(frozen=True)
 class Frame:
     """One picture and its place in time.

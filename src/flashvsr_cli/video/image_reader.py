@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from fractions import Fraction
 from itertools import pairwise
 from math import ceil
 from pathlib import Path
@@ -10,14 +9,13 @@ from pathlib import Path
 from flashvsr_cli.errors import InputError
 from flashvsr_cli.options import InputOptions
 from flashvsr_cli.video.cut import count_within, cut_frames, is_cut
-from flashvsr_cli.video.frame import Frame
-from flashvsr_cli.video.images import IMAGE_SUFFIXES, Picture, read_image
-from flashvsr_cli.video.info import SourceInfo, SourceKind
-from flashvsr_cli.video.pixels import to_depth
+from flashvsr_cli.video.formats import IMAGE_SUFFIXES
+from flashvsr_cli.video.frame import Frame, to_depth
+from flashvsr_cli.video.images import Picture, read_image
+from flashvsr_cli.video.info import DEFAULT_RATE, SourceInfo, SourceKind
 from flashvsr_cli.video.profiles import is_for_rgb
 from flashvsr_cli.video.source import SourceBase
 
-DEFAULT_RATE = Fraction(25)
 NUMBER_FIELD = re.compile(r"%(?:0(\d+))?d")
 GLOB_CHARACTERS = "*?["
 SHALLOW_BITS = 8

@@ -17,11 +17,9 @@ from flashvsr_cli.video.frame import Alpha, Image
 from flashvsr_cli.video.info import RANGE_FULL, ColorTags
 from flashvsr_cli.video.orientation import Orientation
 from flashvsr_cli.video.pixel_format import PixelFormat, describe_pixel_format
-from flashvsr_cli.video.pixels import ToRgb, resolve_color
+from flashvsr_cli.video.pixels import ToRgb, read_color, resolve_color
 from flashvsr_cli.video.profiles import find_profile
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
-SIGNATURE_BYTES = 16
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 ANIMATION_CHUNK = b"acTL"
 WEBP_ANIMATION_CHUNK = b"ANMF"
@@ -95,7 +93,7 @@ def read_image(path: Path, options: InputOptions | None = None) -> Picture:
     if picture is None or picture.is_corrupt:
         raise InputError(f"{name} is damaged or cut short.", "Get a complete copy of the picture.")
     described = describe_pixel_format(picture.format.name)
-    color = ColorTags(picture.color_range, picture.color_primaries, picture.color_trc, picture.colorspace)
+    color = read_color(picture)
     orientation = read_exif_orientation(data)
     size = (picture.height, picture.width)
     image = ToRgb(resolve_color(color, picture.format.name, size))(picture)

@@ -9,6 +9,8 @@ from flashvsr_cli.video.hdr import HdrMetadata
 
 SourceKind = Literal["video", "image", "images", "y4m", "rgb24"]
 
+DEFAULT_RATE = Fraction(25)
+"""Frames per second where neither the input nor the user says."""
 UNSPECIFIED = 2
 RANGE_UNSPECIFIED, RANGE_LIMITED, RANGE_FULL = 0, 1, 2
 MATRIX_RGB, MATRIX_BT709, MATRIX_SMPTE170M = 0, 1, 6

@@ -6,6 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
 
+MOV_MUXERS = ("mp4", "mov", "ipod")
 BOX_HEADER_BYTES, LONG_SIZE_BYTES = 8, 8
 SIZE_IS_LONG, SIZE_IS_REST = 1, 0
 MAX_BOXES = 1000

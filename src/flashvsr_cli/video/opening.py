@@ -37,15 +37,15 @@ def open_container(name: str, media: Path | PipeInput, options: InputOptions) ->
         InputError: if it is no media.
     """
     limits = {"max_pixels": str(options.max_pixels)}
-    local_only = {"protocol_whitelist": "file,crypto,data", "format_whitelist": _self_contained_formats()}
+    allowed = {"protocol_whitelist": "file,crypto,data", "format_whitelist": _self_contained_formats()}
     if options.allow_playlists:
-        local_only["protocol_whitelist"] += f",{NETWORK_PROTOCOLS}"
-        local_only["format_whitelist"] += f",{','.join(PLAYLISTS)}"
+        allowed["protocol_whitelist"] += f",{NETWORK_PROTOCOLS}"
+        allowed["format_whitelist"] += f",{','.join(PLAYLISTS)}"
     try:
         if isinstance(media, PipeInput):
-            pipe_only = {**local_only, "protocol_whitelist": "data"}
+            pipe_only = {**allowed, "protocol_whitelist": "data"}
             return av.open(media, "r", options=limits, container_options=pipe_only, metadata_errors="replace")
-        return av.open(f"file:{media}", "r", options=limits, container_options=local_only, metadata_errors="replace")
+        return av.open(f"file:{media}", "r", options=limits, container_options=allowed, metadata_errors="replace")
     except (av.error.InvalidDataError, AvEOFError) as error:
         if isinstance(media, PipeInput):
             raise not_streamable(name) from error

@@ -161,9 +161,6 @@ class PipeOutput:
         self.n_bytes += written
         return written
 
-    def sync(self) -> None:
-        """Nothing is buffered here."""
-
     def commit(self) -> None:
         """Ends the output; the descriptor stays open."""
         self.closed = True

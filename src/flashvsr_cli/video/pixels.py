@@ -27,6 +27,11 @@ NEAREST_MATRIX = {10: 9}
 SHIFT_OF_YUV = 8
 
 
+def read_color(picture: av.VideoFrame) -> ColorTags:
+    """The tags that a picture states."""
+    return ColorTags(picture.color_range, picture.color_primaries, picture.color_trc, picture.colorspace)
+
+
 def resolve_color(tags: ColorTags, pix_fmt: str, size: Size) -> ColorTags:
     """The tags by which pixels are converted: nothing left unspecified that the arithmetic needs.
 
@@ -141,15 +146,6 @@ class FromRgb:
         picture.color_primaries = self._color.primaries
         picture.color_trc = self._color.transfer
         return picture
-
-
-def to_depth(image: Image, bits: int) -> Image:
-    """The same colours as uint8 (`bits` up to 8) or uint16 (above), rounded to the nearest step."""
-    if image.dtype == (np.uint8 if bits <= 8 else np.uint16):
-        return image
-    if bits > 8:
-        return image.astype(np.uint16) * np.uint16(257)
-    return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def _stretch(array: Image, shift: int) -> Image:

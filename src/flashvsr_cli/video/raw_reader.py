@@ -1,7 +1,6 @@
 """Uncompressed streams, Y4M and raw rgb24, as sources."""
 
 from collections.abc import Iterator
-from fractions import Fraction
 
 import av
 import numpy as np
@@ -12,7 +11,7 @@ from flashvsr_cli.video.alpha import read_alpha
 from flashvsr_cli.video.cut import cut_frames
 from flashvsr_cli.video.deinterlacer import Deinterlacer, FieldOrder, note_interlacing
 from flashvsr_cli.video.frame import Frame
-from flashvsr_cli.video.info import RANGE_FULL, RANGE_LIMITED, ColorTags, SourceInfo
+from flashvsr_cli.video.info import DEFAULT_RATE, RANGE_FULL, RANGE_LIMITED, ColorTags, SourceInfo
 from flashvsr_cli.video.opening import check_size
 from flashvsr_cli.video.pipes import PipeInput
 from flashvsr_cli.video.pixel_format import describe_pixel_format
@@ -30,11 +29,34 @@ from flashvsr_cli.video.y4m import (
     unpack_picture,
 )
 
-DEFAULT_RATE = Fraction(25)
 RGB_CHANNELS = 3
 
 
-class Y4mSource(SourceBase):
+class _StreamSource(SourceBase):
+    """What both share: a stream of frames of known size, one after the other."""
+
+    def __init__(self, name: str, stream: PipeInput, options: InputOptions) -> None:
+        super().__init__()
+        self._name = name
+        self._stream = stream
+        self._options = options
+
+    def __iter__(self) -> Iterator[Frame]:
+        return cut_frames(self._iter_frames(), self._options, self.info.time_base, self._name)
+
+    def _iter_frames(self) -> Iterator[Frame]:
+        raise NotImplementedError
+
+    def interrupt(self) -> None:
+        """Makes a waiting read give up."""
+        self._stream.interrupt()
+
+    def close(self) -> None:
+        """Closes the stream if it is a file."""
+        self._stream.close()
+
+
+class Y4mSource(_StreamSource):
     """Frames of a Y4M stream.
 
     Args:
@@ -47,10 +69,7 @@ class Y4mSource(SourceBase):
     """
 
     def __init__(self, name: str, stream: PipeInput, options: InputOptions) -> None:
-        super().__init__()
-        self._name = name
-        self._stream = stream
-        self._options = options
+        super().__init__(name, stream, options)
         header = parse_header(self._read_line(), name)
         check_size(name, header.size, options)
         self._pix_fmt = CHROMA_FORMATS[header.chroma]
@@ -76,14 +95,12 @@ class Y4mSource(SourceBase):
         )
         self.header = header
         order: dict[str, FieldOrder] = {"t": "tff", "b": "bff"}
-        has_fields = options.deinterlace == "on" or (self.info.is_interlaced and options.deinterlace == "auto")
+        has_fields = note_interlacing(name, self.info.is_interlaced, options, self.notices)
         self._deinterlacer = Deinterlacer("on" if has_fields else "off", order.get(header.interlacing, "auto"))
-        self._note_losses(header.rate is None and options.frame_rate is None)
+        if header.rate is None and options.frame_rate is None:
+            self.notices.append(f"{name} gives no frame rate; {DEFAULT_RATE} is taken (--fps sets another).")
         self._layout = plane_layout(self._pix_fmt, header.size)
         self._to_rgb = ToRgb(resolve_color(color, self._pix_fmt, header.size), siting=chroma_siting(header.chroma))
-
-    def __iter__(self) -> Iterator[Frame]:
-        return cut_frames(self._iter_frames(), self._options, self.info.time_base, self._name)
 
     def _iter_frames(self) -> Iterator[Frame]:
         for i_frame, picture in enumerate(self._iter_deinterlaced()):
@@ -110,19 +127,6 @@ class Y4mSource(SourceBase):
         if not self.counters.frames:
             raise InputError(f"{self._name} has a Y4M header but no frames.", "Check the program that sends it.")
 
-    def interrupt(self) -> None:
-        """Makes a waiting read give up."""
-        self._stream.interrupt()
-
-    def close(self) -> None:
-        """Closes the stream if it is a file."""
-        self._stream.close()
-
-    def _note_losses(self, rate_is_guessed: bool) -> None:
-        if rate_is_guessed:
-            self.notices.append(f"{self._name} gives no frame rate; {DEFAULT_RATE} is taken (--fps sets another).")
-        note_interlacing(self._name, self.info.is_interlaced, self._options, self.notices)
-
     def _read_line(self) -> bytes:
         line = self._stream.read_line(MAX_LINE_BYTES)
         if line is None:
@@ -142,7 +146,7 @@ class Y4mSource(SourceBase):
             self._read_line()
 
 
-class RawSource(SourceBase):
+class RawSource(_StreamSource):
     """Frames of raw rgb24: rows of red, green, blue bytes, no header, no padding.
 
     Args:
@@ -152,12 +156,9 @@ class RawSource(SourceBase):
     """
 
     def __init__(self, name: str, stream: PipeInput, options: InputOptions) -> None:
-        super().__init__()
+        super().__init__(name, stream, options)
         if options.raw_size is None:
             raise UsageError(f"{name} is raw video of unknown size.", "Give --input-size WIDTHxHEIGHT.")
-        self._name = name
-        self._stream = stream
-        self._options = options
         check_size(name, options.raw_size, options)
         rate = options.frame_rate or DEFAULT_RATE
         if options.frame_rate is None:
@@ -175,9 +176,6 @@ class RawSource(SourceBase):
             color=ColorTags(range=RANGE_FULL),
         )
 
-    def __iter__(self) -> Iterator[Frame]:
-        return cut_frames(self._iter_frames(), self._options, self.info.time_base, self._name)
-
     def _iter_frames(self) -> Iterator[Frame]:
         height, width = self.info.size
         n_bytes = height * width * RGB_CHANNELS
@@ -192,11 +190,3 @@ class RawSource(SourceBase):
             yield Frame(image, self.counters.frames - 1, 1)
         if not self.counters.frames:
             raise InputError(f"{self._name} has no frames.", "Check the program that sends it.")
-
-    def interrupt(self) -> None:
-        """Makes a waiting read give up."""
-        self._stream.interrupt()
-
-    def close(self) -> None:
-        """Closes the stream if it is a file."""
-        self._stream.close()

@@ -9,16 +9,15 @@ from flashvsr_cli.errors import OutputError
 from flashvsr_cli.geometry import Size
 from flashvsr_cli.video.alpha import AlphaEnlarger
 from flashvsr_cli.video.faults import output_faults
-from flashvsr_cli.video.frame import Frame
-from flashvsr_cli.video.info import RANGE_FULL, RANGE_LIMITED, ColorTags, SourceInfo
+from flashvsr_cli.video.frame import Frame, to_depth
+from flashvsr_cli.video.info import DEFAULT_RATE, RANGE_FULL, RANGE_LIMITED, ColorTags, SourceInfo
 from flashvsr_cli.video.pixel_format import describe_pixel_format
-from flashvsr_cli.video.pixels import FromRgb, resolve_color, to_depth
+from flashvsr_cli.video.pixels import FromRgb, resolve_color
 from flashvsr_cli.video.sink import SinkBase
 from flashvsr_cli.video.source import Source
 from flashvsr_cli.video.targets import ByteTarget
 from flashvsr_cli.video.y4m import CHROMA_FORMATS, FRAME_MAGIC, Y4mHeader, chroma_siting, pack_picture, plane_layout
 
-DEFAULT_RATE = Fraction(25)
 STEADY_SHARE = Fraction(1, 10)
 """Of a frame's length: by how much lengths may differ in a clip whose frames come at equal distances."""
 CHROMA_OF_SUBSAMPLING = {(1, 1): "444", (1, 2): "422", (2, 2): "420"}

@@ -5,12 +5,12 @@ colours shift by half a source pixel, which a fourfold enlargement makes two. De
 MPEG mark their pictures; `UNMARKED_DECODERS` do not, and hold video.
 """
 
-from fractions import Fraction
 from typing import Literal
 
 import av
 from av.filter import Graph
 
+from flashvsr_cli.video.filters import TICK_S, picture_filter
 from flashvsr_cli.video.pixel_format import describe_pixel_format
 
 Siting = Literal["left", "center"]
@@ -33,9 +33,10 @@ class SitingMark:
         """The picture with the mark and its own time."""
         form = (picture.width, picture.height, picture.format.name)
         if self._graph is None or form != self._form:
-            self._graph, self._form = self._build(picture), form
+            graph = picture_filter(picture, "setparams", f"chroma_location={self._siting}")
+            self._graph, self._form = graph, form
         pts, time_base = picture.pts, picture.time_base
-        picture.pts, picture.time_base = 0, Fraction(1, 25)
+        picture.pts, picture.time_base = 0, TICK_S
         self._graph.push(picture)
         marked = self._graph.vpull()
         for one in (picture, marked):
@@ -43,21 +44,6 @@ class SitingMark:
             if time_base:
                 one.time_base = time_base
         return marked
-
-    def _build(self, picture: av.VideoFrame) -> Graph:
-        graph = Graph()
-        source = graph.add(
-            "buffer",
-            video_size=f"{picture.width}x{picture.height}",
-            pix_fmt=picture.format.name,
-            time_base="1/25",
-            pixel_aspect="1/1",
-            colorspace=str(int(picture.colorspace)),
-            range=str(int(picture.color_range)),
-        )
-        mark = graph.add("setparams", f"chroma_location={self._siting}")
-        graph.link_nodes(source, mark, graph.add("buffersink")).configure()
-        return graph
 
 
 def is_subsampled(pix_fmt: str) -> bool:

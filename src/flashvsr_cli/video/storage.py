@@ -11,6 +11,8 @@ from flashvsr_cli.video.pixel_format import PixelFormat, describe_pixel_format
 from flashvsr_cli.video.pixels import resolve_color
 
 ENCODER_DEPTHS = (8, 9, 10, 12, 14, 16)
+# Listed by the encoder, but opened with `strict=experimental` only, since few players know them.
+EXPERIMENTAL_FORMATS = {"libvpx-vp9": ("yuva422p", "yuva444p", "gbrap")}
 CARD_SPELLING = {"420": "p0", "422": "p2", "444": "p4"}
 
 
@@ -19,8 +21,8 @@ def choose_pix_fmt(
 ) -> tuple[str, list[str]]:
     """The encoder's pixel format for a source, and notices.
 
-    Without a wish: the source's depth, chroma and transparency where the encoder has them; 4:2:0 for RGB sources
-    unless the encoder is lossless; 4:4:4 where subsampled chroma does not fit an odd size.
+    Without a wish: the source's depth, chroma and transparency where the encoder has them, transparency first; 4:2:0
+    for RGB sources unless the encoder is lossless; 4:4:4 where subsampled chroma does not fit an odd size.
 
     Args:
         codec: the encoder.
@@ -35,11 +37,14 @@ def choose_pix_fmt(
     available = [f.name for f in codec.video_formats or []]
     if wished is not None:
         return _check_wish(codec.name, available, size, wished), []
+    available = [name for name in available if name not in EXPERIMENTAL_FORMATS.get(codec.name, ())]
     source = describe_pixel_format(info.pix_fmt)
     bits = min(source.bits, ENCODER_DEPTHS[-1])
     forms = _preferred_forms(source, codec)
-    alphas = (True, False) if source.has_alpha and holds_alpha else (False,)
-    for has_alpha, form, depth in itertools.product(alphas, forms, _preferred_depths(bits)):
+    stored = [(False, form) for form in forms]
+    if source.has_alpha and holds_alpha:
+        stored[:0] = [(True, form) for form in dict.fromkeys((*forms, "rgb"))]
+    for (has_alpha, form), depth in itertools.product(stored, _preferred_depths(bits)):
         for name in _spellings(form, depth, codec.name, has_alpha=has_alpha):
             if (available and name not in available) or not _fits(describe_pixel_format(name), size):
                 continue

@@ -5,17 +5,12 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 from flashvsr_cli.interrupts import held_back
 from flashvsr_cli.video.frame import Frame
-from flashvsr_cli.video.info import SourceInfo
 from flashvsr_cli.video.sink import Sink
-from flashvsr_cli.video.source import Source, SourceCounters
-from flashvsr_cli.video.tracks import CopiedTracks
-
-if TYPE_CHECKING:
-    from av.container.core import Chapter
+from flashvsr_cli.video.source import Source
 
 QUEUE_BYTES = 256 * 2**20
 MIN_QUEUE_FRAMES, MAX_QUEUE_FRAMES = 2, 32
@@ -101,31 +96,6 @@ class ReadAhead:
         self._error: BaseException | None = None
         self.busy_s = 0.0
 
-    @property
-    def info(self) -> SourceInfo:
-        """Facts about the source."""
-        return self._source.info
-
-    @property
-    def notices(self) -> list[str]:
-        """Sentences for the user."""
-        return self._source.notices
-
-    @property
-    def counters(self) -> SourceCounters:
-        """What happened so far, ahead of what was iterated."""
-        return self._source.counters
-
-    @property
-    def tracks(self) -> CopiedTracks:
-        """Packets to be copied."""
-        return self._source.tracks
-
-    @property
-    def chapters(self) -> list["Chapter"]:
-        """Chapter marks."""
-        return self._source.chapters
-
     def start(self) -> None:
         """Begin to decode, as far as the queue goes. Idempotent."""
         if self._thread is None:
@@ -195,11 +165,6 @@ class WriteBehind:
         self.busy_s = 0.0
         self._thread: threading.Thread | None = None
 
-    @property
-    def notices(self) -> list[str]:
-        """Sentences for the user."""
-        return self._sink.notices
-
     def write(self, frame: Frame) -> None:
         """Queues a frame; its array must not change afterwards."""
         if self._thread is None:
@@ -241,10 +206,6 @@ class WriteBehind:
         self._is_interrupted = True
         self._channel.close()
         self._sink.interrupt()
-
-    def facts(self) -> dict[str, Any]:
-        """The sink's facts for the report."""
-        return self._sink.facts()
 
     def _run(self) -> None:
         try:

@@ -9,11 +9,12 @@ import av
 from av.error import FFmpegError
 
 from flashvsr_cli.errors import OutputError
-from flashvsr_cli.options import AudioChoice, SubtitleChoice
+from flashvsr_cli.options import AudioChoice, EncodeOptions, SubtitleChoice
 from flashvsr_cli.video.faults import reason
 from flashvsr_cli.video.languages import UNDETERMINED, to_container
 from flashvsr_cli.video.sound_times import SoundTimes
 from flashvsr_cli.video.subtitles import MP4_TEXT, TEXT_CODEC_OF_MUXER, TEXT_CODECS, CopiedMp4Text, TranscodedText
+from flashvsr_cli.video.tags import MUXERS_WITHOUT_TRACK_TITLES
 from flashvsr_cli.video.track_ways import AttachedCover, CopiedPackets, TranscodedSound
 from flashvsr_cli.video.tracks import CopiedTracks, describe_track, is_cover, read_metadata
 
@@ -39,6 +40,11 @@ class TrackChoices:
 
     audio: AudioChoice = "copy"
     subtitles: SubtitleChoice = "copy"
+
+    @classmethod
+    def of(cls, options: EncodeOptions) -> "TrackChoices":
+        """Those among a user's options."""
+        return cls(options.audio, options.subtitles)
 
 
 _Way = CopiedPackets | TranscodedSound | AttachedCover | CopiedMp4Text | TranscodedText
@@ -101,6 +107,9 @@ class TrackWriter:
             self._times[stream.index] = SoundTimes(self._muxer, way.stream, is_new=isinstance(way, TranscodedSound))
         way.stream.metadata.update(read_metadata(stream))
         self._state_language(stream, way.stream, notices)
+        if way.stream.metadata.get("title") and self._muxer in MUXERS_WITHOUT_TRACK_TITLES:
+            track = describe_track(stream).describe()
+            notices.append(f"{self._name} cannot state the title of {track}. An .mkv output keeps it.")
         way.stream.disposition = stream.disposition
 
     def _state_language(self, stream: Any, added: Any, notices: list[str]) -> None:

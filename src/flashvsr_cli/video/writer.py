@@ -9,9 +9,9 @@ from flashvsr_cli.options import EncodeOptions
 from flashvsr_cli.video.container_writer import ContainerSink
 from flashvsr_cli.video.encoding import find_muxer, plan_encoding
 from flashvsr_cli.video.faults import output_faults
+from flashvsr_cli.video.formats import IMAGE_SUFFIXES, Y4M_SUFFIX
 from flashvsr_cli.video.image_reader import NUMBER_FIELD
 from flashvsr_cli.video.image_writer import ImageFolderSink, ImageSink, pattern_names, picture_names
-from flashvsr_cli.video.images import IMAGE_SUFFIXES
 from flashvsr_cli.video.pipes import PipeOutput
 from flashvsr_cli.video.raw_writer import RawSink, Y4mSink
 from flashvsr_cli.video.sink import Sink
@@ -22,7 +22,6 @@ from flashvsr_cli.video.track_writer import TrackChoices
 STANDARD_OUTPUT = "-"
 STANDARD_OUTPUT_NAME = "standard output"
 FOLDER_SUFFIX = ".png"
-Y4M_SUFFIX = ".y4m"
 
 
 def open_sink(
@@ -58,7 +57,7 @@ def _open(location: str, source: Source, size: Size, options: EncodeOptions, *, 
     suffix = path.suffix.lower()
     is_folder = location.endswith("/") or path.is_dir() or (not suffix and source.info.kind == "images")
     if is_folder or suffix in IMAGE_SUFFIXES:
-        _refuse_encoder_options(f"{location} holds pictures", options)
+        refuse_encoder_options(f"{location} holds pictures", options)
     if is_folder:
         names = picture_names(source.info, FOLDER_SUFFIX)
         folder = _prepare_folder(location)
@@ -81,7 +80,7 @@ def _open_video(
 ) -> Sink:
     target = prepare_target(location)
     if suffix == Y4M_SUFFIX:
-        _refuse_encoder_options(f"{location} is uncompressed", options)
+        refuse_encoder_options(f"{location} is uncompressed", options)
         with output_faults(location):
             file = PartFile(target, overwrite=overwrite)
         try:
@@ -93,7 +92,7 @@ def _open_video(
     encoding = plan_encoding(source.info, size, suffix.removeprefix("."), options)
     with output_faults(location):
         file = PartFile(target, overwrite=overwrite)
-    return ContainerSink(location, file, muxer, source, size, encoding, _choices(options))
+    return ContainerSink(location, file, muxer, source, size, encoding, TrackChoices.of(options))
 
 
 def _open_pipe(source: Source, size: Size, options: EncodeOptions) -> Sink:
@@ -102,15 +101,13 @@ def _open_pipe(source: Source, size: Size, options: EncodeOptions) -> Sink:
     pipe_format = options.pipe_format or followed
     if pipe_format == "matroska":
         encoding = plan_encoding(source.info, size, "mkv", options)
-        return ContainerSink(STANDARD_OUTPUT_NAME, target, pipe_format, source, size, encoding, _choices(options))
-    _refuse_encoder_options(f"{STANDARD_OUTPUT_NAME} is uncompressed", options)
+        return ContainerSink(
+            STANDARD_OUTPUT_NAME, target, pipe_format, source, size, encoding, TrackChoices.of(options)
+        )
+    refuse_encoder_options(f"{STANDARD_OUTPUT_NAME} is uncompressed", options)
     if pipe_format == "y4m":
         return Y4mSink(STANDARD_OUTPUT_NAME, target, source, size)
     return RawSink(STANDARD_OUTPUT_NAME, target, source, size)
-
-
-def _choices(options: EncodeOptions) -> TrackChoices:
-    return TrackChoices(options.audio, options.subtitles)
 
 
 def _check_size(location: str, size: Size, options: EncodeOptions) -> None:
@@ -122,9 +119,13 @@ def _check_size(location: str, size: Size, options: EncodeOptions) -> None:
         )
 
 
-def _refuse_encoder_options(fact: str, options: EncodeOptions) -> None:
-    given = (options.codec, options.pix_fmt, options.preset, options.purpose, options.encoder_options)
-    if any(given) or options.crf is not None:
+def refuse_encoder_options(fact: str, options: EncodeOptions) -> None:
+    """Refuse what is said about an encoder where there is none; `fact` is why, for the message.
+
+    Raises:
+        UsageError: something is said.
+    """
+    if options.has_encoder_options:
         raise UsageError(
             f"{fact}: encoder options have no meaning there.", "Leave them out, or write a video such as Matroska."
         )
