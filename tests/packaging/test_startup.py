@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from flashvsr_cli.cli.app import SPINS_OF_WAITING_THREADS, share_cores
+from flashvsr_cli.torch_defaults import set_torch_defaults
 
 HEAVY = {"torch", "av", "numpy", "triton", "huggingface_hub", "safetensors"}
 LIMIT_S = 0.5
@@ -74,21 +74,30 @@ def test_unknown_names_are_attribute_errors() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("said", "added"),
     [
-        ({}, {"GOMP_SPINCOUNT": str(SPINS_OF_WAITING_THREADS)}),
-        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
-        ({"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY": "active"}),
+        ({}, {"GOMP_SPINCOUNT", "THP_MEM_ALLOC_ENABLE"}),
+        ({"GOMP_SPINCOUNT": "7"}, {"THP_MEM_ALLOC_ENABLE"}),
+        ({"OMP_WAIT_POLICY": "active", "THP_MEM_ALLOC_ENABLE": "0"}, set()),
     ],
-    ids=["nothing", "spins", "policy"],
+    ids=["nothing", "spins", "policy and pages"],
 )
-def test_threads_sleep_soon_unless_the_user_says_how_they_wait(
-    monkeypatch: pytest.MonkeyPatch, said: dict[str, str], expected: dict[str, str]
-) -> None:
+def test_what_the_user_says_of_threads_and_pages_stays(said: dict[str, str], added: set[str]) -> None:
     environment = dict(said)
-    monkeypatch.setattr(os, "environ", environment)
-    share_cores()
-    assert environment == expected
+    set_torch_defaults(environment)
+    assert environment.keys() - said.keys() == added
+    assert environment.items() >= said.items()
+
+
+def test_torch_is_loaded_with_these_defaults() -> None:
+    code = (
+        "import os, sys; from flashvsr_cli.cli import app; sys.argv[1:] = ['--version']\n"
+        "try: app.main()\n"
+        "finally: print('torch' in sys.modules, 'GOMP_SPINCOUNT' in os.environ)"
+    )
+    unset = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=unset)
+    assert done.stdout.splitlines()[-1] == "False True"
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,9 @@ from flashvsr_cli.cli import batch, bench, compare, dataset, doctor, info, train
 from flashvsr_cli.errors import InterruptError, OutputError, as_known_error
 from flashvsr_cli.interrupts import raise_on_signals
 from flashvsr_cli.streams import repair_streams
+from flashvsr_cli.torch_defaults import set_torch_defaults
 
 PROGRAM = "flashvsr"
-SPINS_OF_WAITING_THREADS = 10_000
-"""A thirtieth of what is usual. As fast where nothing else runs; threads that do not spin at all are slower there."""
 
 app = typer.Typer(
     name=PROGRAM,
@@ -56,7 +55,7 @@ def _root(
 def main() -> NoReturn:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 129, 130 or 143 interrupted."""
     repair_streams()
-    share_cores()
+    set_torch_defaults(os.environ)
     raise_on_signals()
     try:
         app(prog_name=PROGRAM)
@@ -70,16 +69,6 @@ def main() -> NoReturn:
         known = as_known_error(error)
         _fail(known.message, known.next_step, known.exit_code)
     _exit(0)
-
-
-def share_cores() -> None:
-    """Make threads that wait for each other sleep soon, unless the user has said how they wait; before torch is loaded.
-
-    GNU's OpenMP has them spin for milliseconds. While a thread waits so for one whose core the encoder or another
-    program has taken, it takes a core from them in turn, and on a CPU whole runs take twice as long and more.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS_OF_WAITING_THREADS))
 
 
 def _fail(message: str, next_step: str | None, exit_code: int) -> NoReturn:
