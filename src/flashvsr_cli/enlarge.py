@@ -24,6 +24,8 @@ BAND_ROWS = 32
 """Output rows that a CPU makes of the same input rows: fewer repeat more of those, more multiply more zeros."""
 MOST_VALUES = 1 << 20
 """In the bands that are made at once: they should stay in the cache, and not be memory that is new every time."""
+FRAMES_TOGETHER = {"cpu": 1, "cuda": 4}
+"""One at a time stays in a CPU's cache; several keep a GPU from waiting for the next of many small operations."""
 
 
 def enlarge_levels(frames: Tensor, geometry: Geometry) -> Tensor:
@@ -51,13 +53,14 @@ def enlarge_levels(frames: Tensor, geometry: Geometry) -> Tensor:
     dtype = torch.uint8 if is_byte else torch.float32
     out = torch.empty(len(frames), 3, *geometry.padded, dtype=dtype, device=frames.device)
     height, width = geometry.target
-    for enlarged, frame in zip(out, frames, strict=True):
-        x = frame.permute(2, 1, 0).double()
-        wide = x.new_empty(3, width, geometry.source[0])
+    n_together = FRAMES_TOGETHER[frames.device.type]
+    for enlarged, group in zip(out.split(n_together), frames.split(n_together), strict=True):
+        planes, x = enlarged.flatten(0, 1), group.permute(0, 3, 2, 1).flatten(0, 1).double()
+        wide = x.new_empty(len(planes), width, geometry.source[0])
         for rows, levels in across.apply(x):
             wide[:, rows] = to_levels(levels)
         for rows, levels in down.apply(wide.transpose(1, 2)):
-            enlarged[:, rows, :width] = to_levels(levels)
+            planes[:, rows, :width] = to_levels(levels)
     out[:, :, :height, width:] = out[:, :, :height, width - 1 : width]
     out[:, :, height:] = out[:, :, height - 1 : height]
     return out

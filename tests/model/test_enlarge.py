@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from flashvsr_cli.enlarge import enlarge_frames, to_integers
+from flashvsr_cli.enlarge import FRAMES_TOGETHER, enlarge_frames, enlarge_levels, to_integers
 from flashvsr_cli.geometry import plan_geometry
 from flashvsr_cli.transfer import Downloads
 
@@ -39,6 +39,14 @@ def test_bytes_are_pillows(size: tuple[int, int], scale: float) -> None:
     actual = ((enlarged.double() + 1) * 127.5).permute(0, 2, 3, 1).numpy()
     assert np.abs(actual - actual.round()).max() < 1e-4
     assert np.array_equal(actual.round()[:, :height, :width], expected)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_frames_together_are_frames_one_by_one(monkeypatch: pytest.MonkeyPatch, dtype: type) -> None:
+    frames, geometry = torch.from_numpy(noisy((33, 20), dtype, 7)), plan_geometry((33, 20), 4)
+    one_by_one = enlarge_levels(frames, geometry)
+    monkeypatch.setitem(FRAMES_TOGETHER, "cpu", 4)
+    torch.testing.assert_close(enlarge_levels(frames, geometry), one_by_one)
 
 
 @pytest.mark.parametrize(("size", "scale"), CASES)
