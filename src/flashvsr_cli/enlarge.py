@@ -26,6 +26,8 @@ MOST_VALUES = 1 << 20
 """In the bands that are made at once: they should stay in the cache, and not be memory that is new every time."""
 FRAMES_TOGETHER = {"cpu": 1, "cuda": 4}
 """One at a time stays in a CPU's cache; several keep a GPU from waiting for the next of many small operations."""
+VALUES_TOGETHER = 1 << 24
+"""Of the output: where a frame has as many, it fills a GPU, and more would only be memory."""
 
 
 def enlarge_levels(frames: Tensor, geometry: Geometry) -> Tensor:
@@ -53,12 +55,13 @@ def enlarge_levels(frames: Tensor, geometry: Geometry) -> Tensor:
     dtype = torch.uint8 if is_byte else torch.float32
     out = torch.empty(len(frames), 3, *geometry.padded, dtype=dtype, device=frames.device)
     height, width = geometry.target
-    n_together = FRAMES_TOGETHER[frames.device.type]
+    n_together = min(FRAMES_TOGETHER[frames.device.type], max(1, VALUES_TOGETHER // (3 * height * width)))
     for enlarged, group in zip(out.split(n_together), frames.split(n_together), strict=True):
         planes, x = enlarged.flatten(0, 1), group.permute(0, 3, 2, 1).flatten(0, 1).double()
         wide = x.new_empty(len(planes), width, geometry.source[0])
         for rows, levels in across.apply(x):
             wide[:, rows] = to_levels(levels)
+        del x, levels
         for rows, levels in down.apply(wide.transpose(1, 2)):
             planes[:, rows, :width] = to_levels(levels)
     out[:, :, :height, width:] = out[:, :, :height, width - 1 : width]

@@ -168,7 +168,7 @@ class EncodeOptions:
     Attributes:
         codec: name of an FFmpeg encoder; None chooses by the output's container.
         crf: constant quality, in the encoder's own scale; None leaves the default of this tool.
-        preset: the encoder's speed preset; None leaves the encoder's default.
+        preset: the encoder's speed preset; None leaves the default of this tool.
         pix_fmt: FFmpeg pixel format; None chooses by source depth, size and codec.
         pipe_format: what to write to stdout: "y4m", "rgb24" or "matroska"; None follows the input.
         purpose: chooses codec, quality and format together, where those are not given: "archive" is lossless,

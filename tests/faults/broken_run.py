@@ -25,7 +25,7 @@ STAGES: dict[str, list[tuple[Any, str]]] = {
     "open": [(jobs, "open_source")],
     "load": [(startup, "load_and_tell")],
     "read": [(ContainerSource, "_to_frame")],
-    "projection": [(LowResProjection, "forward")],
+    "projection": [(LowResProjection, "features")],
     "transformer": [(Stream, "denoise")],
     "decoder": [(Stream, "decode")],
     "colour": [(pipeline, "fix_color")],

@@ -198,7 +198,8 @@ def _stack_in_kernel(in_front: Tensor, clips: Tensor) -> Tensor:
     """In one pass over memory."""
     from flashvsr_kernels.time_taps import stack_time  # needs triton
 
-    stacked = stack_time(clips.contiguous(), in_front.contiguous(), KERNEL_FRAMES, stride=2, border=1)
+    with torch.cuda.device_of(clips):  # Triton launches on the current device.
+        stacked = stack_time(clips.contiguous(), in_front.contiguous(), KERNEL_FRAMES, stride=2, border=1)
     return stacked.permute(0, 3, 1, 2)
 
 

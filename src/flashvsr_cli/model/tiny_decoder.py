@@ -51,7 +51,8 @@ def _stack_past_in_kernel(x: Tensor, before: Tensor) -> Tensor:
     from flashvsr_kernels.time_taps import stack_time  # needs triton
 
     clip, front = (steps.permute(0, 2, 3, 1).contiguous()[None] for steps in (x, before))
-    return stack_time(clip, front, 2, newest_first=True).permute(0, 3, 1, 2)
+    with torch.cuda.device_of(x):  # Triton launches on the current device.
+        return stack_time(clip, front, 2, newest_first=True).permute(0, 3, 1, 2)
 
 
 class Clamp(nn.Module):
@@ -192,7 +193,9 @@ class TinyDecoder(nn.Module):
         n_groups = 1 if x.is_cuda else len(x)
         for steps, low_res in zip(x.chunk(n_groups), condition.chunk(n_groups), strict=True):
             n_skipped = min(n_unwanted, len(low_res))
-            frames = self.run_from_second_stage(self._add_detail(steps, low_res), remember, n_skipped)
+            # What is remembered must not hold the other steps; detail makes a tensor of its own.
+            own = steps.clone() if self.detail is None and n_groups > 1 else steps
+            frames = self.run_from_second_stage(self._add_detail(own, low_res), remember, n_skipped)
             if len(frames):
                 yield self.finish(frames, low_res[n_skipped:])
             n_unwanted -= n_skipped
@@ -215,7 +218,12 @@ class TinyDecoder(nn.Module):
                 layer.stack = _stack_past_in_kernel
         last = cast(nn.Conv2d, self.decoder[-1])
         weight, bias = arrange_weight(last.weight), cast(Tensor, last.bias)
-        self._to_rgb = lambda x: conv_to_rgb(x.contiguous(memory_format=torch.channels_last), weight, bias)
+
+        def to_rgb(x: Tensor) -> Tensor:
+            with torch.cuda.device_of(x):  # Triton launches on the current device.
+                return conv_to_rgb(x.contiguous(memory_format=torch.channels_last), weight, bias)
+
+        self._to_rgb = to_rgb
 
     def _merge_after(self, index: int) -> list[Tensor]:
         """Weights of the transposed convolutions for the enlargement at `index` and the two layers behind it."""

@@ -13,7 +13,7 @@ class Recipe:
     Attributes:
         codec: FFmpeg encoder.
         crf: constant quality; None where the encoder has none or is lossless.
-        preset: speed preset; None is the encoder's default.
+        preset: speed preset; None is this tool's default for the encoder.
         pix_fmt: pixel format; None keeps the source's depth and chroma.
         options: the encoder's own options.
     """
@@ -25,7 +25,7 @@ class Recipe:
     options: tuple[tuple[str, str], ...] = ()
 
 
-_LOSSLESS_H264 = Recipe("libx264", options=(("qp", "0"),))
+_LOSSLESS_H264 = Recipe("libx264", preset="medium", options=(("qp", "0"),))
 _SHARED_H264 = Recipe("libx264", crf=20, preset="medium", pix_fmt="yuv420p")
 _PRORES = Recipe("prores_ks")  # its profile follows the pixel format: 4:2:2 is HQ, with transparency 4444
 _INTRA_H264 = Recipe("libx264", crf=12, preset="fast", options=(("g", "1"), ("bf", "0")))
