@@ -13,7 +13,7 @@ from flashvsr_cli.cli.train import app
 from flashvsr_cli.options import Settings
 from flashvsr_cli.train.config import ModelConfig
 from flashvsr_cli.train.parts import build_random, export, role_states
-from flashvsr_cli.train.validate import BORDERS, measure_borders
+from flashvsr_cli.train.validate import BORDERS, measure, measure_borders
 
 CONFIG = Path(__file__).parents[2] / "configs" / "nano" / "4-onestep.toml"
 SMALL = ["validation.photos=[]", "validation.n_clips=1", "validation.size=128", "validation.n_frames=3"]
@@ -89,6 +89,17 @@ def test_borders_are_told_by_their_size(side: int) -> None:
     for one, before, after in zip(BORDERS, smooth, found, strict=True):
         assert before == pytest.approx(1, abs=0.1)
         assert (after > 2) == (one == side)
+
+
+def test_borders_of_clips_are_measured_on_their_lumas() -> None:
+    generator = np.random.default_rng(2)
+    wanted = generator.integers(40, 200, (2, 64, 64, 3), dtype=np.uint8)
+    blocks = generator.integers(0, 40, (2, 8, 8, 3), dtype=np.uint8).repeat(8, axis=1).repeat(8, axis=2)
+    noise = generator.integers(-20, 20, wanted.shape, dtype=np.int8).view(np.uint8)
+    figures = measure({"plain": wanted + noise, "blocks": wanted + noise + blocks}, wanted, wanted + noise)
+    assert figures["plain"].borders == (1, 1, 1)
+    assert figures["blocks"].borders[0] > 1.3
+    assert figures["blocks"].borders[1] == pytest.approx(1, abs=0.2)
 
 
 def test_pictures_without_borders_of_a_size_have_none() -> None:

@@ -122,8 +122,8 @@ class Figures:
         psnr, ssim: of luma, against what is wanted.
         flicker: mean warped difference over that of what is wanted.
         color: largest difference of a channel's mean to the enlarged input's, in levels.
-        borders: per side in `BORDERS`, how much the error in luma changes across borders of that size, over how much it
-            changes where borders of the next smaller size are and no larger ones: 1 where there is nothing to be seen.
+        borders: per side in `BORDERS`, what `measure_borders` says over what it says of the plain enlargement, whose
+            error knows no borders but those of what is filmed: 1 where there is nothing to be seen of them.
     """
 
     psnr: float
@@ -146,21 +146,26 @@ def measure(clips: Mapping[str, Clip], wanted: Clip, enlarged: Clip) -> dict[str
     changes = flicker.result()
     figures = {}
     truth = _lumas_of(wanted)
+    plain = measure_borders(_lumas_of(enlarged) - truth)
     for name, clip in clips.items():
         mean_psnr, mean_ssim = np.mean(quality[name], axis=0)
         shift = np.abs(clip.mean(axis=(0, 1, 2)) - enlarged.mean(axis=(0, 1, 2))).max()
         ratio = changes[name] / max(changes[""], 1e-6) if changes else 1.0
-        borders = measure_borders(_lumas_of(clip) - truth)
+        own = measure_borders(_lumas_of(clip) - truth)
+        borders = tuple(one / other for one, other in zip(own, plain, strict=True))
         figures[name] = Figures(float(mean_psnr), float(mean_ssim), ratio, float(shift), borders)
     return figures
 
 
 def _lumas_of(clip: Clip) -> Tensor:
-    return torch.stack([to_luma(frame) for frame in clip])
+    """(T, H, W, 3) -> (T, H, W)."""
+    return torch.cat([to_luma(frame)[0] for frame in clip])
 
 
 def measure_borders(error: Tensor) -> tuple[float, ...]:
-    """`Figures.borders` of (T, H, W) errors; 1 where a clip has no borders of that size."""
+    """Per side in `BORDERS`: how much errors (T, H, W) change across borders of that size and no larger one, over how
+    much across borders of the next smaller size; 1 where a clip has none.
+    """
     ratios = []
     for part, side, whole in zip((LOW_RES_SIDE, *BORDERS), BORDERS, (*BORDERS[1:], sys.maxsize), strict=False):
         across, within = [], []
