@@ -36,6 +36,7 @@ from flashvsr_kernels.hopper_ring import (
     PRODUCER_REGISTERS,
     make_barriers,
     produce,
+    sum_per_thread,
 )
 
 N_STAGES = 2  # K and V blocks in flight: 4 x 32 KiB beside 32 KiB of queries
@@ -72,7 +73,6 @@ def _consume(
     acc = gl.zeros([CONSUMER_ROWS, HEAD_DIM], gl.float32, out_layout)
     no_scores = gl.zeros([CONSUMER_ROWS, BLOCK], gl.float32, score_layout)
     row_max = gl.full([CONSUMER_ROWS], -float("inf"), gl.float32, row_layout)
-    row_sum = gl.zeros([CONSUMER_ROWS], gl.float32, row_layout)
     if n_blocks > 0:
         mbarrier.wait(q_full, 0)
         mbarrier.wait(k_full.index(0), 0)
@@ -80,7 +80,8 @@ def _consume(
         mbarrier.arrive(k_empty.index(0), count=1)
         row_max = gl.max(scores, 1)
         p = gl.exp2(scores * scale_log2 - (row_max * scale_log2)[:, None])
-        row_sum = gl.sum(p, 1)
+        row_sum = sum_per_thread(p)
+        sum_row_layout: gl.constexpr = gl.SliceLayout(1, row_sum.type.layout)
         p_low = gl.convert_layout(p.to(dtype), p_layout)
 
         for i in range(1, n_blocks):
@@ -100,7 +101,8 @@ def _consume(
             new_max = gl.maximum(row_max, gl.max(scores, 1))
             alpha = gl.exp2((row_max - new_max) * scale_log2)
             p = gl.exp2(scores * scale_log2 - (new_max * scale_log2)[:, None])
-            row_sum = row_sum * alpha + gl.sum(p, 1)
+            decay = gl.convert_layout(alpha, sum_row_layout, assert_trivial=True)
+            row_sum = row_sum * decay[:, None] + sum_per_thread(p)
             row_max = new_max
             # Passes at once: v is still held. Its branch ends a basic block, without which ptxas would move the
             # wait for the products in front of the exponentials that are to run beside them.
@@ -114,7 +116,7 @@ def _consume(
         last_phase = ((n_blocks - 1) // N_STAGES) & 1
         mbarrier.wait(v_full.index(last_stage), last_phase)
         acc = warpgroup_mma(p_low, v_smem.index(last_stage), acc)
-        acc = acc * (1.0 / gl.convert_layout(row_sum, out_row_layout))[:, None]
+        acc = acc * (1.0 / gl.convert_layout(gl.sum(row_sum, 1), out_row_layout))[:, None]
     # The consumer's own query rows have been read for the last time: their memory carries the result out.
     q.store(acc.to(dtype))
     fence_async_shared()

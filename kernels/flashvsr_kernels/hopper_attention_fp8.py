@@ -33,6 +33,7 @@ from flashvsr_kernels.hopper_ring import (
     PRODUCER_REGISTERS,
     make_barriers,
     produce,
+    sum_per_thread,
 )
 
 N_STAGES = 3
@@ -40,27 +41,39 @@ LOG2_P_SCALE = gl.constexpr(8.0)  # probabilities are stored as p * 256: e4m3 en
 
 
 @gluon.jit
-def _as_operand(p, layout: gl.constexpr, BLOCK: gl.constexpr):
-    """Probabilities in the order of V's keys, as the left operand: registers stay where they are."""
-    parts = p.reshape([CONSUMER_ROWS, BLOCK // 16, 2, 4, 2])
-    reordered = parts.permute([0, 1, 3, 2, 4]).reshape([CONSUMER_ROWS, BLOCK])
-    operand = gl.convert_layout(reordered, layout, assert_trivial=True)
-    # Four at once: the compiler's own conversion takes the bytes of a register apart and together again.
+def _pack(p, BLOCK: gl.constexpr):
+    """Probabilities in e4m3, four neighbours in the order of V's keys to a register.
+
+    (rows, BLOCK) float32 to (rows, BLOCK / 16, 4) int32. Single bytes would be carried in a register each.
+    """
+    parts = p.reshape([CONSUMER_ROWS, BLOCK // 16, 2, 4, 2]).permute([0, 1, 3, 2, 4])
+    even, odd = gl.split(parts)
+    p0, p2 = gl.split(even)
+    p1, p3 = gl.split(odd)
     return gl.inline_asm_elementwise(
         """
         {
             .reg .b16 low, high;
-            cvt.rn.satfinite.e4m3x2.f16x2 low, $1;
-            cvt.rn.satfinite.e4m3x2.f16x2 high, $2;
+            cvt.rn.satfinite.e4m3x2.f32 low, $2, $1;
+            cvt.rn.satfinite.e4m3x2.f32 high, $4, $3;
             mov.b32 $0, {low, high};
         }
         """,
-        "=r,r,r",
-        [operand],
-        dtype=gl.float8e4nv,
+        "=r,f,f,f,f",
+        [p0, p1, p2, p3],
+        dtype=gl.int32,
         is_pure=True,
-        pack=4,
+        pack=1,
     )
+
+
+@gluon.jit
+def _as_operand(packed, layout: gl.constexpr, BLOCK: gl.constexpr):
+    """What `_pack` made, as the left operand: registers stay where they are, and the compiler finds that out."""
+    low = gl.join(packed.to(gl.int8), (packed >> 8).to(gl.int8))
+    high = gl.join((packed >> 16).to(gl.int8), (packed >> 24).to(gl.int8))
+    p = gl.join(low, high).permute([0, 1, 2, 4, 3]).reshape([CONSUMER_ROWS, BLOCK])
+    return gl.convert_layout(p.to(gl.float8e4nv, bitcast=True), layout, assert_trivial=True)
 
 
 @gluon.jit
@@ -98,7 +111,6 @@ def _consume(
     nothing = gl.zeros([CONSUMER_ROWS, HEAD_DIM], gl.float32, out_layout)
     no_scores = gl.zeros([CONSUMER_ROWS, BLOCK], gl.float32, score_layout)
     row_max = gl.full([CONSUMER_ROWS], -float("inf"), gl.float32, row_layout)
-    row_sum = gl.zeros([CONSUMER_ROWS], gl.float32, row_layout)
     alpha = gl.full([CONSUMER_ROWS], 0.0, gl.float32, row_layout)
     if n_blocks > 0:
         block = gl.load(index_ptr)
@@ -110,16 +122,16 @@ def _consume(
         mbarrier.arrive(k_empty.index(0), count=1)
         row_max = gl.max(scores, 1) * scale_log2 + offset
         p = gl.exp2(scores * scale_log2 - (row_max - offset - LOG2_P_SCALE)[:, None])
-        row_sum = gl.sum(p, 1) * gl.exp2(-offset)
-        # Carried from one round to the next in float16: single bytes would be carried in a register each.
-        p_half = p.to(gl.float16)
+        row_sum = sum_per_thread(p) * gl.exp2(-offset)
+        sum_row_layout: gl.constexpr = gl.SliceLayout(1, row_sum.type.layout)
+        packed = _pack(p, BLOCK)
 
         for i in range(1, n_blocks):
             stage = i % N_STAGES
             phase = (i // N_STAGES) & 1
             last_stage = (i - 1) % N_STAGES
             last_phase = ((i - 1) // N_STAGES) & 1
-            p_low = _as_operand(p_half, p_layout, BLOCK)
+            p_low = _as_operand(packed, p_layout, BLOCK)
             # The scale of this block and the number of the next one arrive while the products run.
             offset = gl.load(v_log2_scale_ptr + block.to(gl.int64) * n_heads + i_head)
             block = gl.load(index_ptr + gl.minimum(i + 1, n_blocks - 1))
@@ -137,13 +149,14 @@ def _consume(
             new_max = gl.maximum(row_max, gl.max(scores, 1) * scale_log2 + offset)
             p = gl.exp2(scores * scale_log2 - (new_max - offset - LOG2_P_SCALE)[:, None])
             new_alpha = gl.exp2(row_max - new_max)
-            row_sum = row_sum * new_alpha + gl.sum(p, 1) * gl.exp2(-offset)
+            decay = gl.convert_layout(new_alpha, sum_row_layout, assert_trivial=True)
+            row_sum = row_sum * decay[:, None] + sum_per_thread(p) * gl.exp2(-offset)
             row_max = new_max
             # See hopper_attention: ends a basic block.
             mbarrier.wait(v_full.index(last_stage), last_phase)
             part, p = warpgroup_mma_wait(0, deps=(part_token, p))
             mbarrier.arrive(v_empty.index(last_stage), count=1)
-            p_half = p.to(gl.float16)
+            packed = _pack(p, BLOCK)
             # The sum so far is one maximum behind the block just finished.
             acc = acc * gl.convert_layout(alpha, out_row_layout)[:, None] + part
             alpha = new_alpha
@@ -151,10 +164,10 @@ def _consume(
         last_stage = (n_blocks - 1) % N_STAGES
         last_phase = ((n_blocks - 1) // N_STAGES) & 1
         mbarrier.wait(v_full.index(last_stage), last_phase)
-        p_low = _as_operand(p_half, p_layout, BLOCK)
+        p_low = _as_operand(packed, p_layout, BLOCK)
         part = warpgroup_mma(p_low, v_smem.index(last_stage).permute((1, 0)), nothing, use_acc=False)
         acc = acc * gl.convert_layout(alpha, out_row_layout)[:, None] + part
-        acc = acc * (1.0 / gl.convert_layout(row_sum, out_row_layout))[:, None]
+        acc = acc * (1.0 / gl.convert_layout(gl.sum(row_sum, 1), out_row_layout))[:, None]
     out = out_smem.index(I_CONSUMER)
     out.store(acc.to(out_smem.dtype))
     fence_async_shared()

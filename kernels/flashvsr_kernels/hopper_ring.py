@@ -36,6 +36,16 @@ def make_barriers(N_STAGES: gl.constexpr):
 
 
 @gluon.jit
+def sum_per_thread(p):
+    """(rows, BLOCK) scores of a warpgroup MMA to (rows, 4): of each row, what each of its four threads holds.
+
+    Added up across threads once, when all blocks are done, and not for every block.
+    """
+    parts = p.reshape([p.shape[0], p.shape[1] // 8, 4, 2])
+    return gl.sum(gl.sum(parts, 1), 2)
+
+
+@gluon.jit
 def produce(
     q_desc,
     k_desc,

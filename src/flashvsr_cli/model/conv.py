@@ -3,9 +3,12 @@
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 ONE = (1, 1)
+CHANNELS_PER_SUM = 256
+"""What a GPU adds up in one go where float32 is asked for: 2304 products of a 3x3 convolution."""
 
 
 def conv_relu(conv: nn.Conv2d, x: Tensor, plus: Tensor | None = None) -> Tensor:
@@ -38,8 +41,29 @@ def stack_taps(weight: Tensor) -> Tensor:
     return weight.transpose(1, 2).flatten(1, 2).contiguous(memory_format=long_sum_format(weight))
 
 
+def conv_long_sums(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int = 0) -> Tensor:
+    """`F.conv2d` for thousands of channels, (T, C, h, w) -> (T, C', h', w'), with float32's digits on a GPU, too.
+
+    There every result is one running sum, whose rounding error grows with the root of its length: to 3e-6 for the
+    27,648 products of the projection (docs/performance.md). Half precision has no such digits.
+    """
+    if x.is_cuda and x.dtype == torch.float32:
+        return conv_in_parts(x, weight, bias, padding)
+    return F.conv2d(x, weight, bias, padding=padding)
+
+
+def conv_in_parts(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int = 0) -> Tensor:
+    """The same, `CHANNELS_PER_SUM` input channels at a time."""
+    parts = zip(x.split(CHANNELS_PER_SUM, dim=1), weight.split(CHANNELS_PER_SUM, dim=1), strict=True)
+    first, taps = next(parts)
+    y = F.conv2d(first, taps, bias, padding=padding)
+    for part, taps in parts:
+        y += F.conv2d(part, taps, padding=padding)
+    return y
+
+
 def long_sum_format(x: Tensor) -> torch.memory_format:
-    """The layout for sums over tens of thousands of products: channels last, where the device is exact with it.
+    """The layout for sums over tens of thousands of products: channels last on a GPU.
 
     On a CPU the convolution for channels last adds them up with twice the rounding error, past the golden limits.
     """

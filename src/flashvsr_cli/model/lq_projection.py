@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flashvsr_cli.model.config import LowResProjectionConfig
-from flashvsr_cli.model.conv import long_sum_format, stack_taps
+from flashvsr_cli.model.conv import conv_long_sums, long_sum_format, stack_taps
 from flashvsr_cli.model.frames import Frames
 from flashvsr_cli.model.windows import to_window_order
 from flashvsr_cli.options import Version
@@ -148,7 +148,8 @@ class LowResProjection(nn.Module):
             in_front = (x[:1].expand(CACHED_SLICES, -1, -1, -1) if cached is None else cached)[None]
         weight = conv.weight if self._is_folded else stack_taps(conv.weight)
         stack = _stack_in_kernel if self._has_kernels else _stack
-        return F.conv2d(stack(in_front, clips), weight, conv.bias).permute(0, 2, 3, 1), x[-CACHED_SLICES:].clone()
+        y = conv_long_sums(stack(in_front, clips), weight, conv.bias)
+        return y.permute(0, 2, 3, 1), x[-CACHED_SLICES:].clone()
 
     def _causal_conv_by_slices(
         self, conv: nn.Conv3d, slices: Iterable[Tensor], cached: Tensor | None

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flashvsr_cli.model.config import VAEDecoderConfig
-from flashvsr_cli.model.conv import stack_taps
+from flashvsr_cli.model.conv import conv_long_sums, stack_taps
 from flashvsr_cli.model.lq_projection import ChannelNorm
 
 STAGE_MULTIPLIERS = (4, 4, 4, 2, 1)
@@ -50,7 +50,7 @@ class CausalConv3d(nn.Conv3d):
         state[self] = slices[1 - TIME_TAPS :].clone()
         taps = slices.unfold(0, TIME_TAPS, 1).movedim(-1, 1).flatten(1, 2)
         weight = self.weight if self.weight.ndim == 4 else stack_taps(self.weight)
-        return F.conv2d(taps, weight, self.bias, padding=self.kernel_size[-1] // 2)
+        return conv_long_sums(taps, weight, self.bias, padding=self.kernel_size[-1] // 2)
 
 
 class PointwiseConv3d(nn.Conv3d):
