@@ -102,9 +102,11 @@ def compare_cases(cases, compute, prefix=""):
 
 
 def part_second_gpu(setup):
-    """The kernels on a device that is not the current one."""
+    """The kernels on a device that is not the current one: the full-size model, and nano from frames to frames."""
+    import numpy as np
     import torch
 
+    from flashvsr_cli import Upscaler
     from flashvsr_cli.options import Settings
 
     if torch.cuda.device_count() < 2:
@@ -117,6 +119,13 @@ def part_second_gpu(setup):
     )
     yield "second GPU", compare(second, first)
     print(f"cuda:1 against cuda:0: {compare(second, first)} dB of latents and frames")
+    images = np.random.default_rng(0).integers(0, 256, (19, 48, 70, 3), np.uint8)
+    first, second = (
+        np.stack(list(Upscaler.load("nano", device=f"cuda:{index}").upscale(iter(images)))).astype(int)
+        for index in (0, 1)
+    )
+    yield "second GPU, finished frames", int(np.abs(first - second).max())
+    print(f"finished frames {first.shape}: at most {np.abs(first - second).max()} levels apart")
 
 
 def part_large(setup):

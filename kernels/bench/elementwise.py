@@ -3,6 +3,7 @@
 python kernels/bench/elementwise.py
 """
 
+import numpy as np
 import torch
 from common import (
     COLS,
@@ -19,6 +20,11 @@ from common import (
 )
 from torch.nn import functional as F
 
+from flashvsr_cli.blend import Grain
+from flashvsr_cli.enlarge import enlarge_levels
+from flashvsr_cli.finish import finish_frames
+from flashvsr_cli.geometry import plan_geometry
+from flashvsr_cli.options import Settings
 from flashvsr_kernels import reference
 from flashvsr_kernels.fp8_attention import write_v
 from flashvsr_kernels.norm import add_gated_, residual_layer_norm, rms_norm
@@ -132,6 +138,27 @@ def bench_stack(normal):
         report(name, time_ms(lambda x=x, front=front, how=how: stack_time(x, front, **how)), n_bytes, ms_plain)
 
 
+def bench_frames(normal):
+    """Before the model and behind it: eight frames become larger, and the decoder's become bytes."""
+    height, width = 128 * ROWS, 128 * COLS
+    geometry = plan_geometry((height // 4, width // 4), 4)
+    images = (normal(8, *geometry.source, 3) * 60 + 128).clamp(0, 255).to(torch.uint8)
+    levels = enlarge_levels(images, geometry)
+    check("enlargement", relative_error(enlarge_levels(images, geometry, has_kernels=True), levels), 0)
+    ms = time_ms(lambda: enlarge_levels(images, geometry, has_kernels=True))
+    # The frames, twice what is wide and not yet high, and the result.
+    report("frames enlarged", ms, levels.numel() * 1.5625, time_ms(lambda: enlarge_levels(images, geometry)))
+    levels = levels[..., :height, :width]
+    x, settings, grain = normal(*levels.shape) / 2, Settings(), Grain(0, 0, 0, images.device)
+
+    def finish(has_kernels):
+        return finish_frames(x, levels, settings, grain, np.dtype(np.uint8), has_kernels=has_kernels)
+
+    check("colour to bytes", (finish(True).int() - finish(False).int()).abs().max().item(), 1)
+    ms = time_ms(lambda: finish(True))
+    report("colour fix to bytes", ms, 6 * x.numel(), time_ms(lambda: finish(False)))
+
+
 def main():
     generator = torch.Generator(DEVICE).manual_seed(5)
 
@@ -142,6 +169,7 @@ def main():
     bench_norms(normal)
     bench_qk(normal)
     bench_stack(normal)
+    bench_frames(normal)
     if DEVICE == "cuda":  # on a CPU that operator computes another GELU
         bench_gelu(normal)
 

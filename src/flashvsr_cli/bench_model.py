@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from flashvsr_cli.bench_clip import measure_files, measure_in_memory
-from flashvsr_cli.color import fix_color
-from flashvsr_cli.enlarge import SignedFrames, enlarge_levels, to_integers, to_signed
+from flashvsr_cli.blend import Grain
+from flashvsr_cli.enlarge import SignedFrames, enlarge_levels
+from flashvsr_cli.finish import finish_frames
 from flashvsr_cli.geometry import Size, plan_geometry
 from flashvsr_cli.model.flops import count_flops
 from flashvsr_cli.model.full_size import full_size_states, random_states
@@ -35,6 +36,7 @@ from flashvsr_cli.transfer import Downloads, upload
 from flashvsr_cli.weights import Checkpoint, resolve_checkpoint
 from flashvsr_cli.weights_registry import ROLES, needed_roles, read_registry
 
+BYTES = np.dtype(np.uint8)
 MATMUL_SIDE = 8192
 WARM_CHUNKS = 3
 MEMORY_FRAMES = 37
@@ -276,7 +278,8 @@ class ChunkRunner:
         self._chunks = iter_chunks()
         self._images = np.random.default_rng(0).integers(0, 256, (32, height // 4, width // 4, 3), np.uint8)
         self._waiting: Tensor | None = None
-        self._downloads = Downloads(np.dtype(np.uint8))
+        self._downloads = Downloads(BYTES)
+        self._grain = Grain(0, 0, 0, network.device)
 
     def measure_stages(self, n_chunks: int) -> dict[str, float]:
         """Median milliseconds per stage over the next chunks, the device synchronised around each."""
@@ -302,7 +305,7 @@ class ChunkRunner:
 
         def read() -> list[Tensor]:
             images = upload(torch.from_numpy(self._images[: len(chunk.read)]), self._network.device)
-            levels = enlarge_levels(images, self._geometry)
+            levels = enlarge_levels(images, self._geometry, has_kernels=self._network.has_kernels)
             waiting = levels if self._waiting is None else torch.cat((self._waiting, levels))
             self._waiting = waiting[len(chunk.emit) :]
             groups = [levels[r.start - chunk.read.start : r.stop - chunk.read.start] for r in chunk.split_read()]
@@ -320,9 +323,11 @@ class ChunkRunner:
         crop = (..., slice(self._geometry.target[0]), slice(self._geometry.target[1]))
         n_done = 0
         for group in frames:
-            reference = to_signed(emit[n_done : n_done + len(group)][crop])
-            fixed = fix_color(self._settings.color_fix, group[crop].float(), reference)
-            list(self._downloads.put(to_integers(fixed, np.dtype(np.uint8))))
+            reference = emit[n_done : n_done + len(group)][crop]
+            finished = finish_frames(
+                group[crop], reference, self._settings, self._grain, BYTES, has_kernels=self._network.has_kernels
+            )
+            list(self._downloads.put(finished))
             n_done += len(group)
 
     def flush(self) -> None:

@@ -30,18 +30,21 @@ VALUES_TOGETHER = 1 << 24
 """Of the output: where a frame has as many, it fills a GPU, and more would only be memory."""
 
 
-def enlarge_levels(frames: Tensor, geometry: Geometry) -> Tensor:
+def enlarge_levels(frames: Tensor, geometry: Geometry, *, has_kernels: bool = False) -> Tensor:
     """Enlarge and pad, in levels, the form in which frames wait: a quarter of the memory of floats.
 
     Args:
         frames: (T, H, W, 3) uint8 or uint16 of size `geometry.source`.
         geometry: sizes.
+        has_kernels: whether the GPU kernels may be used; the bytes are the same.
 
     Returns:
         (T, 3, H', W') of size `geometry.padded`: uint8 for uint8 frames, float32 in 0..65535 for uint16; padding
         repeats the last row and column.
     """
     is_byte = frames.dtype == torch.uint8
+    if has_kernels and is_byte:
+        return _resample_in_kernels(frames, geometry)
     across, down = (
         plan_resampling(n_in, n_out, is_byte, frames.device)
         for n_in, n_out in zip(geometry.source[::-1], geometry.target[::-1], strict=True)
@@ -67,6 +70,29 @@ def enlarge_levels(frames: Tensor, geometry: Geometry) -> Tensor:
     out[:, :, :height, width:] = out[:, :, :height, width - 1 : width]
     out[:, :, height:] = out[:, :, height - 1 : height]
     return out
+
+
+def _resample_in_kernels(frames: Tensor, geometry: Geometry) -> Tensor:
+    from flashvsr_kernels.resample import Taps, resample  # needs triton
+
+    down, across = (
+        Taps(*integer_taps(n_in, n_out, frames.device))
+        for n_in, n_out in zip(geometry.source, geometry.target, strict=True)
+    )
+    with torch.cuda.device_of(frames):  # Triton launches on the current device.
+        return resample(frames.contiguous(), across, down, geometry.padded)
+
+
+@lru_cache(maxsize=16)
+def integer_taps(n_in: int, n_out: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """`resampling_weights` without their zeros: first inputs (n_out,), multiples of 2^-22 (n_taps, n_out), int32."""
+    weights = resampling_weights(n_in, n_out, is_fixed_point=True) * FIXED_POINT
+    used = weights != 0
+    first, end = used.argmax(axis=1), n_in - used[:, ::-1].argmax(axis=1)
+    n_taps = int((end - first).max())
+    first = np.minimum(first, n_in - n_taps)
+    taps = weights[np.arange(n_out), first + np.arange(n_taps)[:, None]]
+    return tuple(torch.from_numpy(x.astype(np.int32)).to(device) for x in (first, taps))  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)

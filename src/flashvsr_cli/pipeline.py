@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flashvsr_cli.blend import Grain, blend
-from flashvsr_cli.color import fix_color
-from flashvsr_cli.enlarge import SignedFrames, enlarge_levels, to_integers, to_signed
+from flashvsr_cli.blend import Grain
+from flashvsr_cli.enlarge import SignedFrames, enlarge_levels
 from flashvsr_cli.errors import InputError, UsageError
+from flashvsr_cli.finish import finish_frames
 from flashvsr_cli.geometry import Geometry, plan_geometry
 from flashvsr_cli.model.network import choose_model, load_network
 from flashvsr_cli.model.stream import Network, Stream
@@ -167,7 +167,9 @@ class Upscaler:
                 # Frames past the clip's end repeat its last one and are not wanted.
                 high_res = decoded[: n_read - n_emitted][crop]
                 reference = emit[n_emitted - chunk.emit.start :][: len(high_res)][crop]
-                finished = _finish(high_res, reference, settings, grain, first.dtype)
+                finished = finish_frames(
+                    high_res, reference, settings, grain, first.dtype, has_kernels=self.network.has_kernels
+                )
                 wanted = finished[max(0, n_warm_up - n_emitted) :]
                 n_emitted += len(high_res)
                 del decoded, high_res  # While the caller has the frames, their floats need not stay.
@@ -179,19 +181,8 @@ class Upscaler:
 
     def _enlarge(self, frames: Tensor, geometry: Geometry) -> Tensor:
         """Enlarged frames as levels on the device."""
-        return enlarge_levels(upload(frames, self.network.device), geometry)
-
-
-def _finish(high_res: Tensor, reference: Tensor, settings: Settings, grain: Grain, dtype: np.dtype) -> Tensor:
-    """Colour fix, blend and grain on frames (T, 3, H, W); `reference` are their levels before the model."""
-    finished = []
-    # Every frame by itself is the same; on a GPU all at once is faster, on a CPU it would only be memory.
-    n_together = len(high_res) if high_res.is_cuda else 1
-    for x, levels in zip(high_res.split(n_together), reference.split(n_together), strict=True):
-        plain = to_signed(levels)
-        fixed = blend(fix_color(settings.color_fix, x.float(), plain), plain, settings.strength)
-        finished.append(to_integers(grain.add(fixed), dtype))
-    return torch.cat(finished)
+        images = upload(frames, self.network.device)
+        return enlarge_levels(images, geometry, has_kernels=self.network.has_kernels)
 
 
 def _repeat_last(low_res: Tensor, n_frames: int) -> Tensor:

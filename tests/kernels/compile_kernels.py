@@ -15,6 +15,7 @@ from triton.experimental.gluon._runtime import GluonASTSource
 from flashvsr_kernels import (
     block_map,
     block_sparse_attention,
+    color_match,
     configs,
     fp8_attention,
     fp8_linear,
@@ -24,6 +25,7 @@ from flashvsr_kernels import (
     norm,
     pixel_conv,
     qk_rope,
+    resample,
     time_taps,
 )
 
@@ -99,6 +101,17 @@ def compile_portable(capability):
     for how, block_c in ((memory_block, 128), (projection, 512)):
         tile = {"BLOCK_P": time_taps.BLOCK_VALUES // block_c, "BLOCK_C": block_c}
         compile_kernel(time_taps._stack_time_kernel, capability, 4, how | tile)
+    byte_pointers = {"x_ptr": "*u8", "out_ptr": "*u8", "first_ptr": "*i32", "weights_ptr": "*i32"}
+    tile = {"TAPS": 5, "BLOCK_X": resample.BLOCK_X}
+    compile_kernel(resample._across_kernel, capability, 4, tile, special=byte_pointers)
+    compile_kernel(resample._down_kernel, capability, 4, tile | {"BLOCK_Y": resample.BLOCK_Y}, special=byte_pointers)
+    pointers = {"reference_ptr": "*u8", "out_ptr": "*fp32"}
+    compile_kernel(color_match._statistics_kernel, capability, 8, {"BLOCK": color_match.BLOCK}, special=pointers)
+    pointers = {"parts_ptr": "*fp32", "shift_ptr": "*fp32"}
+    tile = {"BLOCK": color_match.BLOCK, "BLOCK_N": 512}
+    compile_kernel(color_match._scale_kernel, capability, 4, tile, special=pointers)
+    pointers = {"out_ptr": "*u8", "shift_ptr": "*fp32"}
+    compile_kernel(color_match._apply_kernel, capability, 4, {"BLOCK": color_match.BLOCK_PIXELS}, special=pointers)
     version = (capability // 10, capability % 10)
     for head_dim in (64, 128):
         for element, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16), ("fp32", torch.float32)):

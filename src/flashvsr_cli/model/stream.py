@@ -39,6 +39,14 @@ class Network:
     device: torch.device
     dtype: torch.dtype
 
+    @property
+    def has_kernels(self) -> bool:
+        """Whether GPU kernels compute the transformer, and so may compute what is around it.
+
+        Not under Triton's interpreter, which takes a second for a small frame.
+        """
+        return self.transformer.name == "triton" and self.device.type == "cuda"
+
 
 class Stream:
     """The state of one clip. Every buffer has its final size after the second chunk."""
