@@ -157,7 +157,8 @@ class Upscaler:
                     frames = torch.from_numpy(np.stack(images))
                     grain.read(frames)
                     low_res = torch.cat((low_res, self._enlarge(frames, geometry)))
-                low_res = torch.cat((low_res, _repeat_last(low_res, len(group) - len(images))))
+                if n_missing := len(group) - len(images):
+                    low_res = torch.cat((low_res, _repeat_last(low_res, n_missing)))
                 stream.project(SignedFrames(low_res[-len(group) :]))
             emit, low_res = low_res[: len(chunk.emit)], low_res[len(chunk.emit) :]
             chunk_noise = noise.draw(chunk, stream.noise_shape(chunk))
@@ -172,9 +173,11 @@ class Upscaler:
                 )
                 wanted = finished[max(0, n_warm_up - n_emitted) :]
                 n_emitted += len(high_res)
-                del decoded, high_res  # While the caller has the frames, their floats need not stay.
+                # While the caller has the frames, their floats need not stay, nor what they were made from any longer.
+                del decoded, high_res, reference, finished
                 if len(wanted):
                     yield from downloads.put(wanted)
+                del wanted
                 if n_emitted == n_read:
                     yield from downloads.flush()
                     return

@@ -73,6 +73,8 @@ def print_plan(plan: "Plan") -> None:
     bottom, right = geometry.padding
     padding = f" ({bottom} rows and {right} columns of padding, cut off again)" if bottom or right else ""
     parts = {"weights": memory.weights, "cache": memory.cache, "frames": memory.frames, "work": memory.work}
+    if memory.workspace:
+        parts["workspace"] = memory.workspace
     rows = {
         "input": source.name,
         "": f"{_size_text(source.size)}, {about}{frames} frame{plural}{rate}, {source.codec} {source.pix_fmt}",

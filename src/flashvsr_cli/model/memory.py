@@ -1,8 +1,8 @@
 """How much memory a stream needs, from sizes alone.
 
 The largest moments of a chunk are the feed-forward of a transformer block and the decoder's last stages; everything
-else is weights, the key-value cache, and frames waiting for their turn. What libraries take for themselves (context,
-workspaces) is not counted, and half precision is counted as the GPU kernels compute, not plain torch.
+else is weights, the key-value cache, and frames waiting for their turn. Half precision is counted as the GPU kernels
+compute, not plain torch, and with it the workspace that cuBLAS takes. The driver's context is not counted.
 """
 
 import re
@@ -28,6 +28,8 @@ FP8_LAYER = re.compile(r"blocks\.\d+\.(self_attn\.[qkv]|cross_attn\.q|ffn\.[02])
 """Weights that lie in e4m3 if products take it: those behind a norm and the projection's linear layers, see `fused`."""
 PIXELS_PER_DECODER_UNIT = 64
 """Output pixels of one pixel of the decoder's first stage."""
+WORKSPACE_BYTES = 32 << 20
+"""What the first matrix product takes on Hopper and keeps, the most of all GPUs."""
 TOKEN_COPIES = 7
 """Tensors of (tokens, dim) beside the feed-forward's hidden one: residual, norm, parts of attention, the result."""
 FOLDED_AWAY = ("text_embedding.", "time_embedding.", "time_projection.", ".cross_attn.k.", ".cross_attn.v.")
@@ -42,17 +44,19 @@ class MemoryEstimate:
         cache: keys and values of earlier frames.
         frames: enlarged frames waiting to be emitted.
         work: the largest set of intermediate results alive at once.
+        workspace: what cuBLAS takes for itself.
     """
 
     weights: int
     cache: int
     frames: int
     work: int
+    workspace: int
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.weights + self.cache + self.frames + self.work
+        return self.weights + self.cache + self.frames + self.work + self.workspace
 
 
 def count_parameters(states: Mapping[str, StateDict]) -> int:
@@ -100,6 +104,7 @@ def estimate_memory(
         cache=cache,
         frames=frames,
         work=max(first_tokens * (_token_bytes(config, bytes_per_value, fp8=fp8) + features), decoder),
+        workspace=0 if bytes_per_value == FLOAT32_BYTES else WORKSPACE_BYTES,
     )
 
 
@@ -143,4 +148,6 @@ def _decoder_work(states: Mapping[str, StateDict], bytes_per_value: int) -> int:
     # what the picture is made from and the finished ones; the kernel of the last convolution has nine float32 sums.
     sums = 0 if bytes_per_value == FLOAT32_BYTES else 9 * FLOAT32_BYTES // bytes_per_value
     picture = n_pixels * (2 * config.channels[-1] + sums + 3 * FRAMES_PER_LATENT)
-    return past + max(largest, before + picture)
+    # The second stage's input stays until the last picture is made, and what the detail was added to beside it.
+    second = config.grow[0] * config.channels[1] * 4 * (1 + config.has_detail)
+    return past + max(largest, second + before + picture)
