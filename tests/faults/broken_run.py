@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from flashvsr_cli import jobs, pipeline, startup
+from flashvsr_cli import finish, jobs, startup
 from flashvsr_cli.cli.app import main
 from flashvsr_cli.model.lq_projection import LowResProjection
 from flashvsr_cli.model.stream import Stream
@@ -28,7 +28,7 @@ STAGES: dict[str, list[tuple[Any, str]]] = {
     "projection": [(LowResProjection, "features")],
     "transformer": [(Stream, "denoise")],
     "decoder": [(Stream, "decode")],
-    "colour": [(pipeline, "fix_color")],
+    "colour": [(finish, "fix_color")],
     "encode": [(container_writer.ContainerSink, "write"), (raw_writer.Y4mSink, "write")],
     "finalise": [(container_writer.ContainerSink, "commit"), (raw_writer.Y4mSink, "commit")],
 }
