@@ -1,7 +1,7 @@
 """Triton kernels for FlashVSR's locality-constrained sparse attention. Needs torch and triton, nothing else.
 
-`reference` has the slow twin of every op. Importing this package imports neither torch nor triton;
-`is_available` says whether the kernels can run on a device.
+`reference` has the slow twins of ops, but for those that the product also computes without kernels. Importing this
+package imports neither torch nor triton; `is_available` says whether the kernels can run on a device.
 """
 
 import importlib.util

@@ -32,7 +32,8 @@ def _mean_and_deviations(x, mask, count):
 @triton.jit
 def _statistics_kernel(
     x_ptr, reference_ptr, out_ptr, height, width,
-    stride_x_frame, stride_x_color, stride_x_row, stride_r_frame, stride_r_color, stride_r_row, BLOCK: tl.constexpr,
+    stride_x_frame, stride_x_color, stride_x_row, stride_x_column, stride_r_frame, stride_r_color, stride_r_row,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     i_block, plane = tl.program_id(0), tl.program_id(1)
     frame, color = (plane // COLORS).to(tl.int64), (plane % COLORS).to(tl.int64)
@@ -40,8 +41,8 @@ def _statistics_kernel(
     i_pixel = i_block * BLOCK + tl.arange(0, BLOCK)
     mask = i_pixel < n_pixels
     count = tl.minimum(BLOCK, n_pixels - i_block * BLOCK).to(tl.float32)
-    row, column = (i_pixel // width).to(tl.int64), i_pixel % width
-    p_x = x_ptr + frame * stride_x_frame + color * stride_x_color + row * stride_x_row + column
+    row, column = (i_pixel // width).to(tl.int64), (i_pixel % width).to(tl.int64)
+    p_x = x_ptr + frame * stride_x_frame + color * stride_x_color + row * stride_x_row + column * stride_x_column
     p_r = reference_ptr + frame * stride_r_frame + color * stride_r_color + row * stride_r_row + column
     mean, deviations = _mean_and_deviations(tl.load(p_x, mask=mask, other=0.0).to(tl.float32), mask, count)
     level = tl.load(p_r, mask=mask, other=0).to(tl.float32)
@@ -79,16 +80,18 @@ def _scale_kernel(parts_ptr, scale_ptr, shift_ptr, n_blocks, n_pixels, eps, BLOC
 @triton.jit
 def _apply_kernel(
     x_ptr, scale_ptr, shift_ptr, out_ptr, height, width,
-    stride_x_frame, stride_x_color, stride_x_row, BLOCK: tl.constexpr,
+    stride_x_frame, stride_x_color, stride_x_row, stride_x_column, BLOCK: tl.constexpr,
 ):  # fmt: skip
     frame = tl.program_id(1).to(tl.int64)
     n_pixels = height * width
     i_pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = i_pixel < n_pixels
-    p_x = x_ptr + frame * stride_x_frame + (i_pixel // width).to(tl.int64) * stride_x_row + i_pixel % width
+    row, column = (i_pixel // width).to(tl.int64), (i_pixel % width).to(tl.int64)
+    p_x = x_ptr + frame * stride_x_frame + row * stride_x_row + column * stride_x_column
     p_out = out_ptr + (frame * n_pixels + i_pixel) * COLORS
     for color in tl.static_range(COLORS):
-        x = tl.load(p_x + color * stride_x_color, mask=mask, other=0.0).to(tl.float32)
+        x = tl.load(p_x, mask=mask, other=0.0).to(tl.float32)
+        p_x += stride_x_color
         scale, shift = tl.load(scale_ptr + frame * COLORS + color), tl.load(shift_ptr + frame * COLORS + color)
         level = tl.minimum(tl.maximum(x * scale + shift, 0.0), 255.0)
         # Adding 2^23 leaves no room for a fraction: rounds to nearest, halves to even, as torch.round does.
@@ -99,7 +102,7 @@ def match_levels(x: Tensor, reference: Tensor, eps: float) -> Tensor:
     """Give every channel of every frame the mean and standard deviation of a reference, as levels.
 
     Args:
-        x: (T, 3, H, W) float in [-1, 1], W contiguous.
+        x: (T, 3, H, W) float in [-1, 1], in any layout.
         reference: (T, 3, H, W) uint8 levels, W contiguous.
         eps: added to the variances of values in [-1, 1].
 
@@ -119,7 +122,7 @@ def match_levels(x: Tensor, reference: Tensor, eps: float) -> Tensor:
     scale, shift = (torch.empty(n_planes, dtype=torch.float32, device=x.device) for _ in range(2))
     if parts.numel():
         _statistics_kernel[(n_blocks, n_planes)](
-            x, reference, parts, height, width, *x.stride()[:3], *reference.stride()[:3], BLOCK=BLOCK, num_warps=8
+            x, reference, parts, height, width, *x.stride(), *reference.stride()[:3], BLOCK=BLOCK, num_warps=8
         )
         _scale_kernel[(n_planes,)](
             parts, scale, shift, n_blocks, n_pixels, eps,
@@ -129,10 +132,10 @@ def match_levels(x: Tensor, reference: Tensor, eps: float) -> Tensor:
 
 
 def round_levels(x: Tensor) -> Tensor:
-    """Levels of frames as they are: (T, 3, H, W) float in [-1, 1], W contiguous -> (T, H, W, 3) uint8.
+    """Levels of frames as they are: (T, 3, H, W) float in [-1, 1], in any layout -> (T, H, W, 3) uint8.
 
     Raises:
-        ValueError: if the shape or the strides are other ones.
+        ValueError: if the shape is another one.
     """
     _check(x)
     half = torch.full((len(x) * COLORS.value,), 127.5, dtype=torch.float32, device=x.device)
@@ -140,8 +143,8 @@ def round_levels(x: Tensor) -> Tensor:
 
 
 def _check(x: Tensor) -> None:
-    if x.dim() != 4 or x.shape[1] != COLORS.value or x.stride(3) != 1:
-        raise ValueError(f"frames are (T, 3, H, W) with contiguous rows of pixels, not {tuple(x.shape)}")
+    if x.dim() != 4 or x.shape[1] != COLORS.value:
+        raise ValueError(f"frames are (T, 3, H, W), not {tuple(x.shape)}")
 
 
 def _apply(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -150,6 +153,6 @@ def _apply(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     out = torch.empty(n_frames, height, width, n_colors, dtype=torch.uint8, device=x.device)
     if out.numel():
         _apply_kernel[(triton.cdiv(height * width, BLOCK_PIXELS), n_frames)](
-            x, scale, shift, out, height, width, *x.stride()[:3], BLOCK=BLOCK_PIXELS, num_warps=4
+            x, scale, shift, out, height, width, *x.stride(), BLOCK=BLOCK_PIXELS, num_warps=4
         )
     return out

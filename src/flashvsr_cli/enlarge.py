@@ -2,8 +2,9 @@
 
 Source: FlashVSR prepares its input with Pillow: a = -0.5, half-pixel centres, width first, then height, each pass with
 weights in 22-bit fixed point, clipped and rounded half up to 8 bits. Here each pass is a matrix product in float64,
-where sums of such integers are exact. Deeper sources take real weights and no rounding. Pinned by
-tests/golden/test_mini.py and, against Pillow, tests/model/test_enlarge.py.
+where sums of such integers are exact, or a GPU kernel's sum of integers. Deeper sources take real weights and no
+rounding. Pinned by tests/golden/test_mini.py, against Pillow by tests/model/test_enlarge.py, and the kernels against
+the product by tests/kernels/test_resample.py.
 """
 
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ MOST_VALUES = 1 << 20
 """In the bands that are made at once: they should stay in the cache, and not be memory that is new every time."""
 FRAMES_TOGETHER = {"cpu": 1, "cuda": 4}
 """One at a time stays in a CPU's cache; several keep a GPU from waiting for the next of many small operations."""
+MOST_TAPS = 16
+"""Of a kernel: more come with shrinking, and every number of them is compiled, the longer the more there are."""
 VALUES_TOGETHER = 1 << 24
 """Of the output: where a frame has as many, it fills a GPU, and more would only be memory."""
 
@@ -44,7 +47,12 @@ def enlarge_levels(frames: Tensor, geometry: Geometry, *, has_kernels: bool = Fa
     """
     is_byte = frames.dtype == torch.uint8
     if has_kernels and is_byte:
-        return _resample_in_kernels(frames, geometry)
+        down_taps, across_taps = (
+            integer_taps(n_in, n_out, frames.device)
+            for n_in, n_out in zip(geometry.source, geometry.target, strict=True)
+        )
+        if max(len(down_taps[1]), len(across_taps[1])) <= MOST_TAPS:
+            return _resample_in_kernels(frames, down_taps, across_taps, geometry.padded)
     across, down = (
         plan_resampling(n_in, n_out, is_byte, frames.device)
         for n_in, n_out in zip(geometry.source[::-1], geometry.target[::-1], strict=True)
@@ -72,15 +80,13 @@ def enlarge_levels(frames: Tensor, geometry: Geometry, *, has_kernels: bool = Fa
     return out
 
 
-def _resample_in_kernels(frames: Tensor, geometry: Geometry) -> Tensor:
+def _resample_in_kernels(
+    frames: Tensor, down: tuple[Tensor, Tensor], across: tuple[Tensor, Tensor], padded: tuple[int, int]
+) -> Tensor:
     from flashvsr_kernels.resample import Taps, resample  # needs triton
 
-    down, across = (
-        Taps(*integer_taps(n_in, n_out, frames.device))
-        for n_in, n_out in zip(geometry.source, geometry.target, strict=True)
-    )
     with torch.cuda.device_of(frames):  # Triton launches on the current device.
-        return resample(frames.contiguous(), across, down, geometry.padded)
+        return resample(frames.contiguous(), Taps(*across), Taps(*down), padded)
 
 
 @lru_cache(maxsize=16)

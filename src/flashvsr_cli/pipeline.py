@@ -173,7 +173,7 @@ class Upscaler:
                 )
                 wanted = finished[max(0, n_warm_up - n_emitted) :]
                 n_emitted += len(high_res)
-                # While the caller has the frames, their floats need not stay, nor what they were made from any longer.
+                # No name of this loop keeps floats while the caller has the frames, or a chunk's levels into the next.
                 del decoded, high_res, reference, finished
                 if len(wanted):
                     yield from downloads.put(wanted)

@@ -106,12 +106,20 @@ def compile_portable(capability):
     compile_kernel(resample._across_kernel, capability, 4, tile, special=byte_pointers)
     compile_kernel(resample._down_kernel, capability, 4, tile | {"BLOCK_Y": resample.BLOCK_Y}, special=byte_pointers)
     pointers = {"reference_ptr": "*u8", "out_ptr": "*fp32"}
-    compile_kernel(color_match._statistics_kernel, capability, 8, {"BLOCK": color_match.BLOCK}, special=pointers)
+    compile_kernel(
+        color_match._statistics_kernel,
+        capability,
+        8,
+        {"BLOCK": color_match.BLOCK, "stride_x_column": 1},
+        special=pointers,
+    )
     pointers = {"parts_ptr": "*fp32", "shift_ptr": "*fp32"}
     tile = {"BLOCK": color_match.BLOCK, "BLOCK_N": 512}
     compile_kernel(color_match._scale_kernel, capability, 4, tile, special=pointers)
     pointers = {"out_ptr": "*u8", "shift_ptr": "*fp32"}
-    compile_kernel(color_match._apply_kernel, capability, 4, {"BLOCK": color_match.BLOCK_PIXELS}, special=pointers)
+    for stride in ("stride_x_column", "stride_x_color"):  # pixels beside each other, or their colours
+        tile = {"BLOCK": color_match.BLOCK_PIXELS, stride: 1}
+        compile_kernel(color_match._apply_kernel, capability, 4, tile, special=pointers)
     version = (capability // 10, capability % 10)
     for head_dim in (64, 128):
         for element, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16), ("fp32", torch.float32)):

@@ -46,6 +46,15 @@ def test_cropped_views(rng, device):
     assert torch.equal(levels, match_levels(x[crop].contiguous(), reference[crop].contiguous(), ADAIN_EPS))
 
 
+def test_channels_last(rng, device):
+    """As cuDNN leaves what a decoder with such weights makes."""
+    x, reference = frames(rng, device, torch.bfloat16, (33, 50))
+    turned = x.contiguous(memory_format=torch.channels_last)
+    assert turned.stride(3) == 3
+    assert torch.equal(match_levels(turned, reference, ADAIN_EPS), match_levels(x, reference, ADAIN_EPS))
+    assert torch.equal(round_levels(turned), round_levels(x))
+
+
 def test_a_frame_with_its_own_colours_stays(rng, device):
     reference = torch.randint(0, 256, (3, 3, 20, 30), generator=rng, device=device, dtype=torch.uint8)
     x = to_signed(reference)
@@ -71,10 +80,8 @@ def test_bad_arguments_are_refused(rng, device):
         match_levels(x, reference.float(), ADAIN_EPS)
     with pytest.raises(ValueError, match="no reference"):
         match_levels(x, reference[:1], ADAIN_EPS)
-    with pytest.raises(ValueError, match="contiguous"):
+    with pytest.raises(ValueError, match="no reference"):
         match_levels(x.mT, reference.mT, ADAIN_EPS)
-    with pytest.raises(ValueError, match="contiguous"):
-        round_levels(x.mT)
     with pytest.raises(ValueError, match="3, H, W"):
         round_levels(x[:, :2])
     assert round_levels(x[:0]).shape == (0, 4, 6, 3)

@@ -26,6 +26,14 @@ def test_frames_need_not_be_contiguous(rng, device):
     assert torch.equal(enlarge_levels(frames, geometry, has_kernels=True).cpu(), enlarge_levels(frames.cpu(), geometry))
 
 
+def test_many_taps_are_left_to_torch(rng, device, monkeypatch):
+    """A new number of taps is a new kernel, and one of a hundred taps compiles for half a minute."""
+    monkeypatch.setattr("flashvsr_kernels.resample.resample", lambda *_: pytest.fail("a kernel was used"))
+    frames = torch.randint(0, 256, (1, 200, 160, 3), generator=rng, device=device, dtype=torch.uint8)
+    geometry = plan_geometry((200, 160), 0.1)
+    assert torch.equal(enlarge_levels(frames, geometry, has_kernels=True).cpu(), enlarge_levels(frames.cpu(), geometry))
+
+
 @pytest.mark.parametrize(("n_in", "n_out"), [(1, 4), (3, 7), (270, 1080), (1080, 4320), (700, 699), (640, 200)])
 def test_sums_fit_32_bits(n_in, n_out):
     first, weights = integer_taps(n_in, n_out, torch.device("cpu"))

@@ -44,7 +44,7 @@ class MemoryEstimate:
         cache: keys and values of earlier frames.
         frames: enlarged frames waiting to be emitted.
         work: the largest set of intermediate results alive at once.
-        workspace: what cuBLAS takes for itself.
+        workspace: what cuBLAS takes for itself; counted with half precision, whatever the device.
     """
 
     weights: int
