@@ -166,18 +166,22 @@ class Upscaler:
             n_emitted = chunk.emit.start
             for decoded in stream.push(chunk, SignedFrames(emit), upload(chunk_noise, self.network.device)):
                 # Frames past the clip's end repeat its last one and are not wanted.
-                high_res = decoded[: n_read - n_emitted][crop]
-                reference = emit[n_emitted - chunk.emit.start :][: len(high_res)][crop]
+                n_new = min(len(decoded), n_read - n_emitted)
+                begin = n_emitted - chunk.emit.start
                 finished = finish_frames(
-                    high_res, reference, settings, grain, first.dtype, has_kernels=self.network.has_kernels
+                    decoded[:n_new][crop],
+                    emit[begin : begin + n_new][crop],
+                    settings,
+                    grain,
+                    first.dtype,
+                    has_kernels=self.network.has_kernels,
                 )
-                wanted = finished[max(0, n_warm_up - n_emitted) :]
-                n_emitted += len(high_res)
-                # No name of this loop keeps floats while the caller has the frames, or a chunk's levels into the next.
-                del decoded, high_res, reference, finished
-                if len(wanted):
-                    yield from downloads.put(wanted)
-                del wanted
+                del decoded  # While the caller has the frames, their floats need not stay.
+                n_unwanted = max(0, n_warm_up - n_emitted)
+                n_emitted += n_new
+                if n_unwanted < n_new:
+                    yield from downloads.put(finished[n_unwanted:])
+                del finished
                 if n_emitted == n_read:
                     yield from downloads.flush()
                     return
