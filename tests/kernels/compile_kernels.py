@@ -63,7 +63,9 @@ def compile_kernel(kernel, capability, n_warps, constants, element="bf16", speci
     names = kernel.arg_names
     special = special or {}
     signature = {n: "constexpr" if n in constants else special.get(n, type_of(n, element)) for n in names}
-    divisible = [signature[n][0] == "*" or n.startswith("stride_") or n in WHOLE_INTEGERS for n in names]
+    divisible = [
+        n not in constants and (signature[n][0] == "*" or n.startswith("stride_") or n in WHOLE_INTEGERS) for n in names
+    ]
     for parameter in kernel.params:
         if parameter.name in PAGE_POINTERS:
             if not parameter.do_not_specialize_on_alignment:
