@@ -37,6 +37,7 @@ def upscale(
         resume=flags.resume,
     )
     with OpenJob(job) as opened:
+        opened.read_ahead()
         from flashvsr_cli.startup import load_and_tell  # loads torch, which a wrong input need not wait for
 
         upscaler = load_and_tell(flags.model_options(), quiet=flags.quiet)

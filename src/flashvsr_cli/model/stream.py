@@ -145,7 +145,7 @@ class Stream:
             yield from decoder.decode(latents, emit, self._tiny_state)
         else:
             # The official pipeline clamps the full decoder's frames before the colour fix, and not the tiny one's.
-            yield from (frames.clamp(-1, 1) for frames in decoder.decode(latents, self._vae_state))
+            yield from map(_clamp, decoder.decode(latents, self._vae_state))
 
 
 def draw_noise(seed: int, i_chunk: int, shape: tuple[int, ...], *, i_shot: int = 0) -> Tensor:
@@ -154,3 +154,7 @@ def draw_noise(seed: int, i_chunk: int, shape: tuple[int, ...], *, i_shot: int =
     key = (i_chunk, i_shot) if i_shot else (i_chunk,)
     generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
     return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
+
+
+def _clamp(frames: Tensor) -> Tensor:
+    return frames.clamp_(-1, 1)

@@ -177,12 +177,15 @@ class TinyDecoder(nn.Module):
             n_repeated = FRAMES_PER_LATENT - len(group)
             if n_repeated:
                 group = torch.cat((group[:1].expand(n_repeated, -1, -1, -1), group))
-            yield from self._decode_latent(latent, group, state, n_repeated)
+            yield from filter(len, self._decode_latent(latent, group, state, n_repeated))
 
     def _decode_latent(
         self, latent: Tensor, condition: Tensor, state: DecoderState, n_unwanted: int
     ) -> Iterator[Tensor]:
-        """latent (1, C, H/8, W/8), condition (4, 3, H, W) -> (4 - n_unwanted, 3, H, W), the first ones left out."""
+        """latent (1, C, H/8, W/8), condition (4, 3, H, W) -> together (4 - n_unwanted, 3, H, W).
+
+        Of the frames left out, which are the first ones, comes a tensor without frames.
+        """
 
         def remember(index: int, block: MemBlock, x: Tensor) -> Tensor:
             x, state[index] = block(x, state.get(index))
@@ -195,10 +198,11 @@ class TinyDecoder(nn.Module):
             n_skipped = min(n_unwanted, len(low_res))
             # What is remembered must not hold the other steps; detail makes a tensor of its own.
             own = steps.clone() if self.detail is None and n_groups > 1 else steps
-            frames = self.run_from_second_stage(self._add_detail(own, low_res), remember, n_skipped)
-            if len(frames):
-                yield self.finish(frames, low_res[n_skipped:])
             n_unwanted -= n_skipped
+            # The frames have no name here: when the next ones are computed, only who still wants them holds them.
+            yield self.finish(
+                self.run_from_second_stage(self._add_detail(own, low_res), remember, n_skipped), low_res[n_skipped:]
+            )
 
     @torch.no_grad()
     def fold_constants(self) -> None:
