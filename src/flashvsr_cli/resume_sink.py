@@ -144,7 +144,7 @@ class ResumableSink(ContainerSink):
         with output_faults(self._name):
             self._n_next = pts + (frame.duration or 1)
             self._put(next(self._kept))
-            self._tracks.copy(pts * self._time_base)
+            self._copy_tracks(pts)
         self.n_frames += 1
 
     def commit(self) -> None:

@@ -357,3 +357,16 @@ def test_what_mp4_cannot_hold_is_named(full_clip, pass_through, packets, tmp_pat
     assert "subtitle track 2 (srt, fra)" in sink.notices[0]
     assert "attachment track 3" in sink.notices[1]
     assert all(".mkv" in notice for notice in sink.notices)
+
+
+@pytest.mark.parametrize("n_frames", [2, 3, 24])
+@pytest.mark.parametrize("target", ["out.mp4", "out.mov"])
+def test_a_movie_counted_in_milliseconds_keeps_the_duration_of_its_last_picture(
+    make_clip, pass_through, packets, tmp_path, n_frames, target
+):
+    rate = Fraction(30000, 1001)
+    clip = make_clip("in.mov", pts=tuple(range(n_frames)), rate=rate, time_base=1 / rate, options=B_FRAMES)
+    pass_through(clip, tmp_path / target, FAST)
+    assert {duration for _, _, duration, _ in packets(tmp_path / target, "video")} == {1 / rate}
+    with av.open(str(tmp_path / target)) as out:
+        assert out.streams.video[0].average_rate == rate

@@ -292,6 +292,32 @@ def test_avi_has_no_times_of_sound_and_says_so(make_clip, pass_through, tmp_path
 
 
 @pytest.mark.parametrize("audio", ["copy", "transcode"])
+@pytest.mark.parametrize(("container", "codec"), [("mkv", "aac"), ("ts", "mp2"), ("mkv", "mp3")])
+@pytest.mark.parametrize("start", [37, 7500])
+def test_avi_counts_pictures_and_sound_from_the_first_picture(
+    make_clip, pass_through, packets, tmp_path, container, codec, start, audio
+):
+    clip = make_clip(f"in.{container}", n_audio=1, audio_codec=codec, pts=tuple(range(start, start + 20)))
+    out = tmp_path / "out.avi"
+    _, sink = pass_through(clip, out, EncodeOptions(audio=audio))
+    assert sink.notices == []
+    assert [p for p, *_ in packets(out, "video")] == [Fraction(i, 25) for i in range(20)]
+    first = min(p for p, *_ in packets(clip, "video"))
+    times = {content: p - first for p, *_, content in packets(clip, "audio")}
+    heard = packets(out, "audio")
+    assert 0.7 < float(heard[-1][0] + heard[-1][2]) < 0.9
+    if audio == "copy":
+        # AVI counts in packets, of 21 to 26 ms.
+        assert all(abs(p - times[content]) <= Fraction(13, 1000) for p, *_, content in heard)
+
+
+def test_the_pictures_of_matroska_are_shown_by_default(make_clip, pass_through, tmp_path):
+    pass_through(make_clip("in.mkv", n_audio=1), tmp_path / "out.mkv", FAST)
+    with av.open(str(tmp_path / "out.mkv")) as out:
+        assert out.streams.video[0].disposition == av.stream.Disposition.default
+
+
+@pytest.mark.parametrize("audio", ["copy", "transcode"])
 @pytest.mark.parametrize("container", ["avi", "flv", "mkv", "ts"])
 def test_pictures_start_with_the_sound_that_belongs_to_them(
     make_clip, pass_through, packets, tmp_path, container, audio

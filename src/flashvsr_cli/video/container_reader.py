@@ -291,14 +291,14 @@ class ContainerSource(SourceBase):
     def _last_duration(self, held: PlacedPicture) -> int | None:
         """The last picture's duration: as stated, but MP4 states distances of decoding times where pictures reorder.
 
-        The movie's own duration then bounds it, and is exact if there is no other track.
+        The movie's own duration then bounds it, and is exact to one of its ticks if there is no other track.
         """
         is_indexed = truncation.is_indexed(self._container.format.name)
         if not is_indexed or not self._stream.codec_context.has_b_frames or not isinstance(self._media, Path):
             return held.stated_duration
-        end_s = movie_duration(self._media)
-        duration = 0 if end_s is None else round(end_s / self._time_base) - held.pts
-        if duration <= 0:
+        end_s, tick_s = movie_duration(self._media) or (Fraction(0), Fraction(0))
+        duration = round(end_s / self._time_base) - held.pts
+        if duration <= 0 or abs(duration - (held.stated_duration or 0)) * self._time_base < tick_s:
             return held.stated_duration
         is_alone = len(self._container.streams) == 1
         return duration if is_alone else min(held.stated_duration or duration, duration)

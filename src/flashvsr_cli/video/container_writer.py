@@ -1,11 +1,13 @@
 """Video files and Matroska streams, encoded and muxed through PyAV."""
 
+from dataclasses import replace
 from fractions import Fraction
 from math import lcm
 from typing import Any
 
 import av
 from av.error import FFmpegError
+from av.stream import Disposition
 
 from flashvsr_cli.errors import OutputError
 from flashvsr_cli.geometry import Size
@@ -20,6 +22,7 @@ from flashvsr_cli.video.pixel_format import describe_pixel_format
 from flashvsr_cli.video.pixels import FromRgb, resolve_color
 from flashvsr_cli.video.sink import SinkBase
 from flashvsr_cli.video.siting import Siting, is_subsampled
+from flashvsr_cli.video.sound_times import MUXERS_WITHOUT_TIMES
 from flashvsr_cli.video.source import Source
 from flashvsr_cli.video.steady import CODECS_OF_ONE_RATE, USUAL_RATES, find_grid
 from flashvsr_cli.video.storage import output_color
@@ -85,6 +88,9 @@ class ContainerSink(SinkBase):
         self._durations: dict[int, int] = {}
         self._n_next = 0
         self._first_pts: int | None = None
+        # Where there are no times to state, everything counts from the first picture: that one's time in the source.
+        self._is_untimed = muxer in MUXERS_WITHOUT_TIMES
+        self._start: int | None = None
         self._longest = 1
         self.notices.extend(encoding.notices)
         self.color = output_color(source.info, encoding.pix_fmt, size)
@@ -118,6 +124,9 @@ class ContainerSink(SinkBase):
         """Encodes a frame and moves the other tracks up to its time."""
         if frame.pts is not None:
             self._tracks.begin(frame.pts * self._source_tick)
+            if self._is_untimed:
+                self._start = frame.pts if self._start is None else self._start
+                frame = replace(frame, pts=frame.pts - self._start)
         self._write(self._grid.place(frame) if self._grid else frame)
 
     def _write(self, frame: Frame) -> None:
@@ -131,8 +140,12 @@ class ContainerSink(SinkBase):
             if frame.duration:
                 self._durations[picture.pts] = frame.duration
             self._mux(self._stream.encode(picture))
-            self._tracks.copy(picture.pts * self._time_base)
+            self._copy_tracks(picture.pts)
         self.n_frames += 1
+
+    def _copy_tracks(self, pts: int) -> None:
+        """Moves the other tracks up to the picture at `pts`."""
+        self._tracks.copy(pts * self._time_base + (self._start or 0) * self._source_tick)
 
     def commit(self) -> None:
         """Flushes the encoder, moves what is left of the other tracks, writes the trailer, renames."""
@@ -193,6 +206,7 @@ class ContainerSink(SinkBase):
         tag = MOV_TAGS.get(context.codec.canonical_name)
         if tag and self._container.format.name in MOV_MUXERS:
             context.codec_tag = tag
+        stream.disposition = Disposition.default
         if info.sample_aspect_ratio:
             context.sample_aspect_ratio = info.sample_aspect_ratio
         context.color_range, context.colorspace = self.color.range, self.color.matrix

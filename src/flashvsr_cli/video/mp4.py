@@ -24,8 +24,11 @@ class _Box:
     end: int
 
 
-def movie_duration(path: Path) -> Fraction | None:
-    """Seconds from the movie's start to the end of its longest track, edit lists applied; None if not stated."""
+def movie_duration(path: Path) -> tuple[Fraction, Fraction] | None:
+    """Seconds from the movie's start to the end of its longest track, edit lists applied; None if not stated.
+
+    Also the seconds of the ticks in which it is counted: often milliseconds, whatever the tracks count in.
+    """
     with path.open("rb") as file:
         header = _read(file, _find(file, _whole(path), b"moov", b"mvhd"), 32)
     if len(header) < 32:
@@ -36,7 +39,7 @@ def movie_duration(path: Path) -> Fraction | None:
     timescale = int.from_bytes(header[at : at + 4], "big")
     duration = int.from_bytes(header[at + 4 : at + (12 if is_long else 8)], "big")
     is_stated = duration not in (0, 2**64 - 1 if is_long else 2**32 - 1)
-    return Fraction(duration, timescale) if timescale and is_stated else None
+    return (Fraction(duration, timescale), Fraction(1, timescale)) if timescale and is_stated else None
 
 
 def hide_empty_videos(path: Path) -> None:

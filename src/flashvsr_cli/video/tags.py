@@ -17,7 +17,7 @@ KEYS_FLAG = "+use_metadata_tags"
 MUXERS_OF_ALL = ("matroska", "webm")
 MOV_FIELDS = ("creation_time", "location")
 TS_FIELDS = ("service_name", "service_provider")
-MUXERS_WITHOUT_TRACK_TITLES = ("mpegts", "flv")
+MUXERS_WITHOUT_TRACK_TITLES = ("ipod", "mpegts", "flv")
 AVI_NAMES = {"product": "album", "software": "encoder"}
 """What FFmpeg calls two fields of AVI when it reads them, and what when it writes them."""
 MOST_NAMES = 5
