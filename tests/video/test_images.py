@@ -1,5 +1,6 @@
 """Pictures in and out, single and in sequence."""
 
+import struct
 from fractions import Fraction
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image as PillowImage
 from flashvsr_cli.errors import InputError, OutputError
 from flashvsr_cli.options import EncodeOptions, InputOptions
 from flashvsr_cli.video.image_reader import expand_pattern
+from flashvsr_cli.video.images import read_image
 from flashvsr_cli.video.reader import open_source
 
 
@@ -24,6 +26,26 @@ def read_one(path):
         frames = list(source)
     assert len(frames) == 1
     return source.info, frames[0].image
+
+
+def tiff_of(content, mark, numbers, texts):
+    """A file of one strip, with more tags, or without those of which the number is None."""
+    order = "<" if mark == b"II" else ">"
+    height, width = content.shape[:2]
+    body = content.tobytes()
+    numbers = {256: width, 257: height, 258: 8, 259: 1, 262: 2, 273: 8, 277: 3, 278: height} | numbers
+    numbers = {279: len(body)} | numbers
+    entries, at = [], 8 + len(body)
+    for tag, number in numbers.items():
+        if number is not None:
+            entries.append((tag, struct.pack(order + "HHII", tag, 4, 1, number)))
+    for tag, text in texts.items():
+        body += text
+        entries.append((tag, struct.pack(order + "HHII", tag, 7, len(text), at)))
+        at += len(text)
+    head = mark + struct.pack(order + "HI", 42, at)
+    directory = b"".join(entry for _, entry in sorted(entries))
+    return head + body + struct.pack(order + "H", len(entries)) + directory + bytes(4)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tiff", ".webp"])
@@ -249,6 +271,88 @@ def test_cut_picture_is_refused(tmp_path, suffix):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(InputError, match=f"in{suffix} is (damaged|cut)"):
         open_source(str(path))
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate", "packbits"])
+@pytest.mark.parametrize("predictor", [1, 2])
+@pytest.mark.parametrize("depth", [8, 16])
+def test_compressions_of_tiff_are_read_as_pillow_reads_them(tmp_path, compression, predictor, depth):
+    content = picture(size=(150, 200))
+    if depth == 16:
+        content = content[..., 0].astype(np.uint16) * 251
+    image = PillowImage.fromarray(content)
+    has_predictor = predictor == 2 and ("lzw" in compression or "deflate" in compression)
+    tags = {317: 2} if has_predictor else {}
+    image.save(tmp_path / "in.tiff", compression=compression, tiffinfo={278: 40, **tags})
+    info, got = read_one(tmp_path / "in.tiff")
+    assert info.bit_depth == depth
+    assert np.array_equal(got, content if depth == 8 else content[..., None].repeat(3, -1))
+
+
+@pytest.mark.parametrize("compression", ["tiff_ccitt", "group3", "group4"])
+def test_faxes_are_read(tmp_path, compression):
+    image = PillowImage.fromarray(picture(size=(150, 200))[..., 0]).convert("1")
+    image.save(tmp_path / "in.tiff", compression=compression)
+    assert np.array_equal(read_one(tmp_path / "in.tiff")[1], np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("mark", [b"II", b"MM"])
+def test_tags_that_the_decoder_does_not_know_are_no_damage(tmp_path, mark):
+    content = picture()
+    texts = dict.fromkeys([270, 305, 315, 700, 33723, 34377, 34675, 34735, 42113, 65000], b"private")
+    path = tmp_path / "in.tiff"
+    path.write_bytes(tiff_of(content, mark, {}, texts))
+    assert np.array_equal(read_one(path)[1], content)
+
+
+def test_exif_and_places_in_a_tiff_are_no_damage(tmp_path):
+    tags = {0x0112: 3, 0x8769: {0x9000: b"0232"}, 0x8825: {1: "N"}}
+    PillowImage.fromarray(picture()).save(tmp_path / "in.tiff", tiffinfo=tags)
+    assert {0x8769, 0x8825} <= set(PillowImage.open(tmp_path / "in.tiff").tag_v2)
+    assert np.array_equal(read_one(tmp_path / "in.tiff")[1], picture()[::-1, ::-1])
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "tiff_jpeg", "lzma", "zstd"])
+def test_tiff_that_ffmpeg_cannot_unpack_is_refused_as_such(tmp_path, compression):
+    path = tmp_path / "in.tiff"
+    try:
+        PillowImage.fromarray(picture()).save(path, compression=compression)
+    except OSError:
+        pytest.skip(f"Pillow has no {compression} here")
+    with pytest.raises(
+        InputError, match=r"in\.tiff (has a compression|is of a kind) that this FFmpeg cannot"
+    ) as caught:
+        read_image(path)
+    assert caught.value.next_step == "Convert it to PNG first."
+
+
+def test_tiff_in_tiles_is_refused_as_such(tmp_path):
+    strips = dict.fromkeys([273, 278, 279])
+    tiles = {322: 48, 323: 32, 324: 8, 325: 48 * 32 * 3}
+    (tmp_path / "in.tiff").write_bytes(tiff_of(picture(size=(32, 48)), b"II", strips | tiles, {}))
+    assert np.array_equal(np.asarray(PillowImage.open(tmp_path / "in.tiff")), picture(size=(32, 48)))
+    with pytest.raises(InputError, match="tiles") as caught:
+        read_image(tmp_path / "in.tiff")
+    assert caught.value.next_step == "Convert it to PNG first."
+
+
+@pytest.mark.parametrize("where", [0.1, 0.3, 0.5, 0.7, 0.9])
+@pytest.mark.parametrize(
+    ("compression", "n_bytes"), [("tiff_lzw", 200), ("packbits", 200), ("tiff_deflate", 200), ("tiff_deflate", 1)]
+)
+def test_flipped_bytes_of_a_tiff_are_refused(tmp_path, compression, n_bytes, where):
+    rng = np.random.default_rng(0)
+    content = picture(size=(150, 200)) // 2 + rng.integers(0, 9, (150, 200, 3), dtype=np.uint8)
+    path = tmp_path / "in.tiff"
+    PillowImage.fromarray(content).save(path, compression=compression)
+    data = np.fromfile(path, np.uint8)
+    tags = PillowImage.open(path).tag_v2
+    at = tags[273][0] + int(sum(tags[279]) * where)
+    data[at : at + n_bytes] ^= 255
+    path.write_bytes(data.tobytes())
+    with pytest.raises(InputError, match=r"in\.tiff is damaged") as caught:
+        read_image(path)
+    assert caught.value.next_step == "Get a complete copy of the picture."
 
 
 def test_empty_folder_and_folder_of_videos(tmp_path):

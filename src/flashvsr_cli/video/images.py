@@ -19,6 +19,7 @@ from flashvsr_cli.video.orientation import Orientation
 from flashvsr_cli.video.pixel_format import PixelFormat, describe_pixel_format
 from flashvsr_cli.video.pixels import ToRgb, read_color, resolve_color
 from flashvsr_cli.video.profiles import find_profile
+from flashvsr_cli.video.tiff import plain_tiff
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 ANIMATION_CHUNK = b"acTL"
@@ -76,13 +77,16 @@ def read_image(path: Path, options: InputOptions | None = None) -> Picture:
     codec = recognise_image(data[:ANIMATION_SEARCH_BYTES])
     if codec is None:
         raise InputError(f"{name} is not a PNG, JPEG, WebP, TIFF or BMP picture.", "Convert it to PNG first.")
+    plain = plain_tiff(name, data) if codec == "tiff" else data
     try:
-        picture = _decode(data, codec, options.max_pixels)
+        picture = _decode(data if plain is None else plain, codec, options.max_pixels, is_strict=plain is not None)
     except av.error.ArgumentError as error:
         raise InputError(
             f"{name} is damaged, or has more than {options.max_pixels:,} pixels.",
             "Get a complete copy of the picture, or raise the limit with --max-pixels.",
         ) from error
+    except (av.error.NotImplementedError, av.error.PatchWelcomeError) as error:
+        raise InputError(f"{name} is of a kind that this FFmpeg cannot read.", "Convert it to PNG first.") from error
     except FFmpegError as error:
         if codec == "webp" and WEBP_ANIMATION_CHUNK in data[:ANIMATION_SEARCH_BYTES]:
             raise InputError(
@@ -103,11 +107,10 @@ def read_image(path: Path, options: InputOptions | None = None) -> Picture:
     return Picture(orientation.apply(image), turned, codec, described, color, orientation, profile)
 
 
-def _decode(data: bytes, codec: str, max_pixels: int) -> av.VideoFrame | None:
+def _decode(data: bytes, codec: str, max_pixels: int, is_strict: bool) -> av.VideoFrame | None:
     decoder = Codec(codec, "r").create("video")
     decoder.thread_count = 1
-    # TIFF's decoder counts every tag that it does not know as damage; it notices missing pixels anyway.
-    decoder.options = {"max_pixels": str(max_pixels), **({} if codec == "tiff" else {"err_detect": "explode"})}
+    decoder.options = {"max_pixels": str(max_pixels), **({"err_detect": "explode"} if is_strict else {})}
     pictures = [*decoder.decode(av.Packet(data)), *decoder.decode(None)]
     return _unfolded(pictures[0]) if pictures else None
 

@@ -9,7 +9,8 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Literal
+
+from flashvsr_cli.video.tiff import tiff_directory
 
 FORMATS_WITH_PROFILE = ("png", "mjpeg", "webp", "tiff")
 MAX_PROFILE_BYTES = 2**23
@@ -20,7 +21,7 @@ JPEG_MARK = b"ICC_PROFILE\0"
 JPEG_APP0, JPEG_APP2, JPEG_SCAN = 0xE0, 0xE2, 0xDA
 JPEG_PART_BYTES = 65535 - 2 - len(JPEG_MARK) - 2
 WEBP_HAS_PROFILE, WEBP_HAS_ALPHA = 0x20, 0x10
-TIFF_TAG, TIFF_UNDEFINED, TIFF_ENTRY_BYTES = 34675, 7, 12
+TIFF_TAG, TIFF_UNDEFINED = 34675, 7
 
 
 def is_for_rgb(profile: bytes) -> bool:
@@ -114,18 +115,8 @@ def _add_to_webp(data: bytes, profile: bytes) -> bytes:
     return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body
 
 
-def _tiff_directory(data: bytes) -> tuple[Literal["<", ">"], list[bytes], bytes]:
-    """(Byte order, entries, place of the next directory) of a file's first directory."""
-    order: Literal["<", ">"] = "<" if data[:2] == b"II" else ">"
-    (at,) = struct.unpack_from(order + "I", data, 4)
-    (n_entries,) = struct.unpack_from(order + "H", data, at)
-    end = at + 2 + TIFF_ENTRY_BYTES * n_entries
-    entries = [data[i : i + TIFF_ENTRY_BYTES] for i in range(at + 2, end, TIFF_ENTRY_BYTES)]
-    return order, entries, data[end : end + 4]
-
-
 def _find_in_tiff(data: bytes) -> bytes | None:
-    order, entries, _ = _tiff_directory(data)
+    order, entries, _ = tiff_directory(data)
     for entry in entries:
         tag, _, size, at = struct.unpack(order + "HHII", entry)
         if tag == TIFF_TAG:
@@ -135,7 +126,7 @@ def _find_in_tiff(data: bytes) -> bytes | None:
 
 def _add_to_tiff(data: bytes, profile: bytes) -> bytes:
     """The directory is written anew at the end; what its entries point to stays where it is."""
-    order, entries, after = _tiff_directory(data)
+    order, entries, after = tiff_directory(data)
     data += b"\0" * (len(data) % 2)
     entry = struct.pack(order + "HHII", TIFF_TAG, TIFF_UNDEFINED, len(profile), len(data))
     data += profile + b"\0" * (len(profile) % 2)
