@@ -79,6 +79,9 @@ class QuietReporter:
     def advance(self, n_frames: int) -> None:
         """Nothing."""
 
+    def skip(self, n_frames: int) -> None:
+        """Nothing."""
+
     def notice(self, text: str) -> None:
         """Nothing."""
 
@@ -89,12 +92,12 @@ class LineReporter:
     def __init__(self) -> None:
         self._label = ""
         self._n_total: int | None = None
-        self._n_done = 0
+        self._n_done = self._n_skipped = 0
         self._started = self._printed = time.monotonic()
 
     def start(self, label: str, n_frames: int | None) -> None:
         """Remember what the following lines are about."""
-        self._label, self._n_total, self._n_done = label, n_frames, 0
+        self._label, self._n_total, self._n_done, self._n_skipped = label, n_frames, 0, 0
         self._started = self._printed = time.monotonic()
 
     def stage(self, text: str) -> None:
@@ -108,12 +111,18 @@ class LineReporter:
         if now - self._printed < LINE_EVERY_S and self._n_done != self._n_total:
             return
         self._printed = now
-        fps = self._n_done / max(now - self._started, 1e-9)
+        fps = (self._n_done - self._n_skipped) / max(now - self._started, 1e-9)
         total = f"/{self._n_total}" if self._n_total else ""
         remaining = ""
         if self._n_total and fps:
             remaining = f", {(self._n_total - self._n_done) / fps:.0f} s left"
         print_line(f"frame {self._n_done}{total}, {fps:.2f} fps{remaining}")
+
+    def skip(self, n_frames: int) -> None:
+        """The rate begins behind them."""
+        self._n_done += n_frames
+        self._n_skipped += n_frames
+        self._started = time.monotonic()
 
     def notice(self, text: str) -> None:
         """A line."""
@@ -121,11 +130,11 @@ class LineReporter:
 
 
 class _FpsColumn(ProgressColumn):
-    """Frames per second since the job began."""
+    """Frames per second since the job began to compute."""
 
     def render(self, task: Task) -> Text:
-        elapsed = task.elapsed or 0.0
-        return Text(f"{task.completed / elapsed:.2f} fps" if elapsed and task.completed else "- fps")
+        elapsed, n_computed = task.elapsed or 0.0, task.completed - task.fields["n_skipped"]
+        return Text(f"{n_computed / elapsed:.2f} fps" if elapsed and n_computed else "- fps")
 
 
 class BarReporter:
@@ -133,12 +142,14 @@ class BarReporter:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._task = progress.add_task("starting", total=None, label="")
+        self._n_skipped = 0
+        self._task = progress.add_task("starting", total=None, label="", n_skipped=0)
 
     def start(self, label: str, n_frames: int | None) -> None:
         """A new bar takes the place of the old one."""
         self._progress.remove_task(self._task)
-        self._task = self._progress.add_task("upscaling", total=n_frames, label=escape(visible(label)))
+        self._n_skipped = 0
+        self._task = self._progress.add_task("upscaling", total=n_frames, label=escape(visible(label)), n_skipped=0)
 
     def stage(self, text: str) -> None:
         """Shown in front of the bar."""
@@ -147,6 +158,11 @@ class BarReporter:
     def advance(self, n_frames: int) -> None:
         """Move the bar."""
         self._progress.advance(self._task, n_frames)
+
+    def skip(self, n_frames: int) -> None:
+        """Move the bar; rate and time left begin behind it."""
+        self._n_skipped += n_frames
+        self._progress.reset(self._task, completed=self._n_skipped, n_skipped=self._n_skipped)
 
     def notice(self, text: str) -> None:
         """A line above the bar."""

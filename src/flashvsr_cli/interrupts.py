@@ -44,6 +44,13 @@ def raise_on_signals() -> None:
             signal.signal(number, _interrupts.on_signal)
 
 
+def let_signals_end() -> None:
+    """From now on SIGINT, SIGTERM and SIGHUP end the process, as they do by default: there is nothing to clean up."""
+    for number in SIGNALS:
+        if signal.getsignal(number) == _interrupts.on_signal:
+            signal.signal(number, signal.SIG_DFL)
+
+
 @contextmanager
 def held_back() -> Iterator[None]:
     """What a signal raises is raised at the end of the block instead; not to be nested.

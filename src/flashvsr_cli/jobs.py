@@ -79,7 +79,7 @@ class OpenJob:
             raise
         self._reader, self._writer = ReadAhead(self._source), WriteBehind(self._sink)
         self.notices = [*self._source.notices, *self._sink.notices]
-        self._n_frames, self._model_s, self._compute_s = 0, 0.0, 0.0
+        self._n_frames, self._n_resumed, self._model_s, self._compute_s = 0, 0, 0.0, 0.0
         self._peak_device_bytes: int | None = None
         self._open_s = time.perf_counter() - started
 
@@ -142,7 +142,7 @@ class OpenJob:
     ) -> None:
         """The part of `run` that needs the model: every frame has been computed and handed to the writer."""
         started = time.perf_counter()
-        n_done = self._begin(upscaler, settings)
+        n_done = self._n_resumed = self._begin(upscaler, settings)
         source, geometry = self._source, self._geometry
         reset_peak_device_bytes(upscaler.network.device)
         for text in self.notices:
@@ -192,6 +192,7 @@ class OpenJob:
             size=self._geometry.target,
             frames_in=source.counters.frames,
             frames_out=self._n_frames,
+            frames_resumed=self._n_resumed,
             seconds={
                 "open": self._open_s,
                 "read": self._reader.busy_s,
@@ -261,6 +262,7 @@ def _pump(
                 return
             if n_frames < n_done:
                 hand_over(frame)
+                listener.skip(1)
             else:
                 in_flight.append(frame)
             yield frame.image
@@ -270,10 +272,10 @@ def _pump(
         handed = time.perf_counter()
         writer.write(frame)
         waited_s += time.perf_counter() - handed
-        listener.advance(1)
         n_frames += 1
 
     started = time.perf_counter()
     for image in upscaler.upscale(images(), scale, settings, n_done=n_done):
         hand_over(replace(in_flight.popleft(), image=image))
+        listener.advance(1)
     return n_frames, time.perf_counter() - started - waited_s

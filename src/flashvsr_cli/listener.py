@@ -18,6 +18,10 @@ class Listener(Protocol):
         """So many more frames were handed to the writer."""
         ...
 
+    def skip(self, n_frames: int) -> None:
+        """So many more frames need not be computed: an earlier run has them."""
+        ...
+
     def notice(self, text: str) -> None:
         """Something the user should know."""
         ...

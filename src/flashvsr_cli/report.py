@@ -29,6 +29,7 @@ class Report:
         source, target: facts about input and output, as JSON objects.
         size: (height, width) of the output.
         frames_in, frames_out: read and written.
+        frames_resumed: of those written, how many an earlier run had computed.
         damage: what was passed over or repaired while reading; see `SourceCounters`.
         seconds: per stage; "read", "model" and "write" overlap, "total" is from opening the input to the finished
             output, without loading the model.
@@ -45,6 +46,7 @@ class Report:
     size: Size
     frames_in: int
     frames_out: int
+    frames_resumed: int
     seconds: dict[str, float]
     notices: list[str]
     damage: SourceCounters = field(default_factory=SourceCounters)
@@ -52,16 +54,20 @@ class Report:
 
     @property
     def fps(self) -> float:
-        """Frames per second from opening the input to the finished output."""
-        return self.frames_out / self.seconds["total"]
+        """Frames per second from opening the input to the finished output, those of an earlier run left out."""
+        return (self.frames_out - self.frames_resumed) / self.seconds["total"]
+
+    @property
+    def counted_frames(self) -> str:
+        """How many frames, as people say it."""
+        frames = "1 frame" if self.frames_out == 1 else f"{self.frames_out} frames"
+        return f"{frames} ({self.frames_resumed} of an earlier run)" if self.frames_resumed else frames
 
     def summary(self) -> str:
         """The job in one line."""
         height, width = self.size
-        frames = "1 frame" if self.frames_out == 1 else f"{self.frames_out} frames"
-        return (
-            f"{frames} at {width}x{height} in {self.seconds['total']:.1f} s ({self.fps:.2f} fps): {self.target['name']}"
-        )
+        took = f"{self.seconds['total']:.1f} s ({self.fps:.2f} fps)"
+        return f"{self.counted_frames} at {width}x{height} in {took}: {self.target['name']}"
 
     def to_json(self) -> dict[str, Any]:
         """The report as a JSON object; bytes, seconds and [height, width] throughout."""
@@ -75,6 +81,7 @@ class Report:
             "output": {**self.target, "size": list(self.size)},
             "frames_in": self.frames_in,
             "frames_out": self.frames_out,
+            "frames_resumed": self.frames_resumed,
             "damage": {name: count for name, count in asdict(self.damage).items() if name != "frames"},
             "fps": self.fps,
             "seconds": self.seconds,

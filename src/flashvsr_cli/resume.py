@@ -255,14 +255,20 @@ def identify_source(path: Path) -> dict[str, Any]:
 
 
 def find_difference(kept: Any, facts: Any, where: str = "") -> str | None:
-    """The first fact that differs from the one kept, in words; facts that only one side has are not compared."""
+    """The first of the facts that differs from the one kept, in words; what only one side has is not compared."""
     if isinstance(kept, dict) and isinstance(facts, dict):
-        for key in sorted(kept.keys() & facts.keys()):
+        for key in (key for key in facts if key in kept):
             difference = find_difference(kept[key], facts[key], f"{where} {key}".strip())
             if difference:
                 return difference
         return None
-    return None if kept == facts else f"{where.replace('_', ' ')} was {kept} and is {facts}"
+    return None if kept == facts else f"{where.replace('_', ' ')} was {_spoken(kept)} and is {_spoken(facts)}"
+
+
+def _spoken(fact: Any) -> str:
+    if fact is None:
+        return "not given"
+    return f"{fact:g}" if isinstance(fact, float) else str(fact)
 
 
 def _plain(facts: dict[str, Any]) -> dict[str, Any]:

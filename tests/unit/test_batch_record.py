@@ -202,7 +202,7 @@ def test_other_settings_make_it_again_and_say_which(case: Case):
     assert choice.job.overwrite
     assert choice.reason == "It is made again: scale was 2.0 and is 4.0."
     choice = case.choose(replace(case.job, encode=EncodeOptions(crf=18)))
-    assert choice.reason == "It is made again: encode crf was None and is 18."
+    assert choice.reason == "It is made again: encode crf was not given and is 18."
     other_model = {**MODEL, "model": {"sha256": ["bb"], "version": "v1.1"}}
     assert case.choose(model=other_model).reason == "It is made again: the model is another."
 

@@ -313,3 +313,17 @@ def test_frames_of_a_single_picture_sink_are_limited(tmp_path, make_clip):
         with pytest.raises(OutputError, match="one picture"):
             sink.write(Frame(np.zeros_like(frame.image)))
     sink.abort()
+
+
+@pytest.mark.parametrize(
+    ("options", "other"),
+    [
+        (EncodeOptions(crf=30, purpose="archive"), "qp=0, which --preset-for archive sets"),
+        (EncodeOptions(crf=10, encoder_options=(("crf", "20"),)), "crf=20"),
+        (EncodeOptions(crf=10, codec="libx265", encoder_options=(("qp", "3"),)), "qp=3"),
+    ],
+)
+def test_two_qualities_are_refused(make_clip, pass_through, tmp_path, options, other):
+    with pytest.raises(UsageError, match=f"--crf {options.crf:g} contradicts the encoder.s {other}"):
+        pass_through(make_clip("in.mp4"), tmp_path / "out.mp4", options)
+    assert not list(tmp_path.glob("out*"))

@@ -30,12 +30,12 @@ class _FileReporter:
         self.job = job
         self.text = "waiting"
         self.n_total: int | None = None
-        self.n_done = 0
+        self.n_done = self.n_skipped = 0
         self.started = self.printed = time.monotonic()
 
     def start(self, label: str, n_frames: int | None) -> None:  # noqa: ARG002 - the job has the name
         """The model begins with the file."""
-        self.n_total, self.n_done = n_frames, 0
+        self.n_total, self.n_done, self.n_skipped = n_frames, 0, 0
         self.started = self.printed = time.monotonic()
         self._batch.estimate.begin(self.job.target)
 
@@ -50,6 +50,13 @@ class _FileReporter:
         self._batch.estimate.advance(self.job.target, n_frames)
         self._batch.show_frames(self)
 
+    def skip(self, n_frames: int) -> None:
+        """So many more that an earlier run has; the rate begins behind them."""
+        self.n_done += n_frames
+        self.n_skipped += n_frames
+        self.started = time.monotonic()
+        self._batch.estimate.skip(self.job.target, n_frames)
+
     def notice(self, text: str) -> None:
         """Something about this file."""
         self._batch.notice(_of_file(self.job.source, text))
@@ -57,7 +64,7 @@ class _FileReporter:
     @property
     def fps(self) -> float:
         """Frames per second since the model began with it."""
-        return self.n_done / max(1e-9, time.monotonic() - self.started)
+        return (self.n_done - self.n_skipped) / max(1e-9, time.monotonic() - self.started)
 
 
 class BatchReporter:
@@ -123,7 +130,7 @@ class BatchReporter:
         """A line per file."""
         n_ended = sum(self.counts.values())
         if result.report:
-            what = f"{result.source}, {result.report.frames_out} frames at {result.report.fps:.2f} fps"
+            what = f"{result.source}, {result.report.counted_frames} at {result.report.fps:.2f} fps"
         else:
             what = _of_file(result.source, result.failure.message if result.failure else "").rstrip(".")
         print_line(f"{n_ended}/{self.n_total} {result.state}: {what} ({self._left()})")

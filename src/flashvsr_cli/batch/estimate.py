@@ -90,6 +90,12 @@ class Estimate:
         with self._lock:
             self._files[name].n_done += n_frames
 
+    def skip(self, name: str, n_frames: int) -> None:
+        """So many frames of a file need not be computed."""
+        with self._lock:
+            file = self._files[name]
+            file.n_frames = file.n_frames and max(1, file.n_frames - n_frames)
+
     def end(self, name: str) -> None:
         """A file is done or has failed: it was so long as it was."""
         with self._lock:

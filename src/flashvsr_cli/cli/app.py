@@ -10,7 +10,7 @@ import typer
 from flashvsr_cli import __version__
 from flashvsr_cli.cli import batch, bench, compare, dataset, doctor, info, train, upscale, weights
 from flashvsr_cli.errors import InterruptError, OutputError, as_known_error
-from flashvsr_cli.interrupts import raise_on_signals
+from flashvsr_cli.interrupts import let_signals_end, raise_on_signals
 from flashvsr_cli.streams import repair_streams
 from flashvsr_cli.torch_defaults import set_torch_defaults
 
@@ -68,6 +68,8 @@ def main() -> NoReturn:
             raise
         known = as_known_error(error)
         _fail(known.message, known.next_step, known.exit_code)
+    finally:
+        let_signals_end()
     _exit(0)
 
 

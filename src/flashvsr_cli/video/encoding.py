@@ -70,6 +70,7 @@ SVT_LOG_ERRORS_ONLY = "1"
 ALPHA_ADVICE = "Kept by ffv1 in .mkv, prores_ks in .mov, VP9 in .webm, and by PNG, TIFF and WebP."
 # Parameter lists: what several sources say is joined by colons.
 JOINED_OPTIONS = ("x264-params", "x265-params", "svtav1-params", "aom-params")
+RIVALS_OF_CRF = ("qp", "crf", "cq", "lossless")
 OWN_QUALITY = ("qp", "crf", "cq", "b", "lossless", "global_quality", "rc")
 # Containers that hand transparency through, by encoder; the others refuse the codec or show it as opaque.
 ALPHA_EXTENSIONS = {
@@ -115,6 +116,7 @@ def plan_encoding(info: SourceInfo, size: Size, extension: str, options: EncodeO
         OutputError: if the encoder is not available or cannot take the pixel format or size.
         UsageError: if an option has no meaning for the encoder.
     """
+    asked_crf = options.crf
     options, card_notices = replace_missing_card(apply_purpose(options, extension))
     name = options.codec or DEFAULT_CODECS.get(extension)
     if name is None:
@@ -134,6 +136,7 @@ def plan_encoding(info: SourceInfo, size: Size, extension: str, options: EncodeO
         raise UsageError(
             f"The encoder {name} has no option {unknown[0]!r}.", f"It has, among others: {', '.join(sorted(known))}."
         )
+    _check_quality(asked_crf, own, options)
     _set_quality(chosen, name, known, options.crf, has_own=any(option in own for option in OWN_QUALITY))
     _set_preset(chosen, name, known, options.preset)
     notices.extend(_set_hdr(chosen, name, info))
@@ -200,6 +203,17 @@ def _find_encoder(name: str) -> Codec:
     if codec.type != "video":
         raise UsageError(f"{name} does not encode video.", f"Use one of: {', '.join(SUGGESTED_CODECS)}.")
     return codec
+
+
+def _check_quality(crf: float | None, own: dict[str, str], options: EncodeOptions) -> None:
+    """Refuses a quality that the encoder's own settings, the user's or a purpose's, would override unsaid."""
+    other = next((option for option in RIVALS_OF_CRF if option in own), None)
+    if crf is None or other is None:
+        return
+    of_purpose = f", which --preset-for {options.purpose} sets" if options.purpose else ""
+    raise UsageError(
+        f"--crf {crf:g} contradicts the encoder's {other}={own[other]}{of_purpose}.", "Leave one of them out."
+    )
 
 
 def _set_quality(chosen: dict[str, str], name: str, known: set[str], crf: float | None, *, has_own: bool) -> None:
