@@ -147,7 +147,7 @@ def test_other_settings_make_it_again_and_what_a_user_changed_is_left_alone(flas
     again = flashvsr("batch", "in", "-o", "out", "-s", 2, "--report", "r.json")
     assert again.code == 0, again.stderr
     assert "1 done, 2 skipped" in again.stderr
-    assert "It is made again: scale was 1.0 and is 2.0." in again.stderr
+    assert "It is made again: scale was 1 and is 2." in again.stderr
     assert "It has changed since a batch made it" in again.stderr
     assert look(tmp_path / "out/a.mp4").size == (48, 64)
     assert look(theirs).n_frames == 7

@@ -200,7 +200,7 @@ def test_new_content_is_made_again(case: Case, content: bytes):
 def test_other_settings_make_it_again_and_say_which(case: Case):
     choice = case.choose(replace(case.job, scale=4.0))
     assert choice.job.overwrite
-    assert choice.reason == "It is made again: scale was 2.0 and is 4.0."
+    assert choice.reason == "It is made again: scale was 2 and is 4."
     choice = case.choose(replace(case.job, encode=EncodeOptions(crf=18)))
     assert choice.reason == "It is made again: encode crf was not given and is 18."
     other_model = {**MODEL, "model": {"sha256": ["bb"], "version": "v1.1"}}
