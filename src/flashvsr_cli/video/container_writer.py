@@ -24,8 +24,9 @@ from flashvsr_cli.video.sink import SinkBase
 from flashvsr_cli.video.siting import Siting, is_subsampled
 from flashvsr_cli.video.sound_times import MUXERS_WITHOUT_TIMES
 from flashvsr_cli.video.source import Source
+from flashvsr_cli.video.stating import COLR_FLAG, lost_light, needs_colr, states_aspect
 from flashvsr_cli.video.steady import CODECS_OF_ONE_RATE, USUAL_RATES, find_grid
-from flashvsr_cli.video.storage import output_color
+from flashvsr_cli.video.storage import loses_full_range, output_color
 from flashvsr_cli.video.tags import MUXERS_WITHOUT_TRACK_TITLES, describe_tags, plan_tags
 from flashvsr_cli.video.targets import ByteTarget, PartFile
 from flashvsr_cli.video.track_writer import TrackChoices, TrackWriter
@@ -39,8 +40,6 @@ MOV_FLAGS = "+hybrid_fragmented+delay_moov"
 FRAGMENT_S, CLUSTER_S = 1, 1
 MAX_REORDERED_FRAMES = 64
 MUXERS_WITHOUT_CHAPTERS = ("mpegts", "avi", "flv")
-# PyAV cannot give a container the pixel aspect; these write it into their own stream.
-CODECS_WITH_ASPECT = ("libx264", "libx264rgb", "libx265", "h264_nvenc", "hevc_nvenc", "mpeg4", "mpeg2video")
 # Apple's players show HEVC in MP4 and MOV only under this name, which says that its headers are where they belong.
 MOV_TAGS = {"hevc": "hvc1"}
 CARD_SUFFIXES = ("_nvenc", "_qsv", "_amf", "_vaapi", "_videotoolbox", "_v4l2m2m", "_vulkan")
@@ -93,7 +92,7 @@ class ContainerSink(SinkBase):
         self._start: int | None = None
         self._longest = 1
         self.notices.extend(encoding.notices)
-        self.color = output_color(source.info, encoding.pix_fmt, size)
+        self.color = output_color(source.info, encoding.pix_fmt, size, encoding.codec, muxer)
         self._siting: Siting = "center" if encoding.pix_fmt.startswith("yuvj") else "left"
         color = resolve_color(self.color, encoding.pix_fmt, size)
         self._from_rgb = FromRgb(encoding.pix_fmt, color, siting=self._siting)
@@ -104,6 +103,7 @@ class ContainerSink(SinkBase):
         try:
             with output_faults(name):
                 flags, self._lost_tags = plan_tags(muxer, self._metadata, has_cover=self._has_cover)
+                flags += COLR_FLAG if needs_colr(self.color, encoding.codec, muxer) else ""
                 self._container = av.open(
                     target,
                     "w",
@@ -225,9 +225,18 @@ class ContainerSink(SinkBase):
         lost += ["language of the pictures"] if code is None and language != UNDETERMINED else []
         lost += ["title of the pictures"] if own.get("title") and muxer in MUXERS_WITHOUT_TRACK_TITLES else []
         lost += ["chapters"] if source.chapters and muxer in MUXERS_WITHOUT_CHAPTERS else []
-        is_square = source.info.sample_aspect_ratio in (None, 1)
-        lost += [] if is_square or self._encoding.codec in CODECS_WITH_ASPECT else ["shape of its pixels"]
+        codec, aspect = self._encoding.codec, source.info.sample_aspect_ratio
+        lost += (
+            []
+            if states_aspect(aspect, (self._stream.height, self._stream.width), codec, muxer)
+            else ["shape of its pixels"]
+        )
+        lost += lost_light(self.color, codec, muxer)
         self.notices.extend(f"{self._name} ({muxer}) does not state the {what}: left out." for what in lost)
+        if loses_full_range(source.info, self.color, self._encoding.pix_fmt):
+            self.notices.append(
+                f"{self._name} ({muxer}, {codec}) cannot state full range: it is stored in limited range."
+            )
         if self._lost_tags:
             tags, those = describe_tags(self._lost_tags), "it" if len(self._lost_tags) == 1 else "them"
             self.notices.append(

@@ -13,7 +13,7 @@ DEFAULT_RATE = Fraction(25)
 """Frames per second where neither the input nor the user says."""
 UNSPECIFIED = 2
 RANGE_UNSPECIFIED, RANGE_LIMITED, RANGE_FULL = 0, 1, 2
-MATRIX_RGB, MATRIX_BT709, MATRIX_SMPTE170M = 0, 1, 6
+MATRIX_RGB, MATRIX_BT709, MATRIX_BT470BG, MATRIX_SMPTE170M = 0, 1, 5, 6
 HD_MIN_WIDTH, HD_MIN_HEIGHT = 1280, 577
 
 RANGE_NAMES = {RANGE_UNSPECIFIED: "unspecified", RANGE_LIMITED: "limited", RANGE_FULL: "full"}
@@ -22,7 +22,7 @@ MATRIX_NAMES = {
     MATRIX_BT709: "bt709",
     UNSPECIFIED: "unspecified",
     4: "fcc",
-    5: "bt470bg",
+    MATRIX_BT470BG: "bt470bg",
     MATRIX_SMPTE170M: "smpte170m",
     7: "smpte240m",
     8: "ycgco",

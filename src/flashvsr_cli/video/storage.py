@@ -9,6 +9,7 @@ from flashvsr_cli.geometry import Size
 from flashvsr_cli.video.info import MATRIX_RGB, RANGE_FULL, RANGE_LIMITED, ColorTags, SourceInfo
 from flashvsr_cli.video.pixel_format import PixelFormat, describe_pixel_format
 from flashvsr_cli.video.pixels import resolve_color
+from flashvsr_cli.video.stating import storable_color
 
 ENCODER_DEPTHS = (8, 9, 10, 12, 14, 16)
 # Listed by the encoder, but opened with `strict=experimental` only, since few players know them.
@@ -120,20 +121,33 @@ def _reason_for(form: str, source: PixelFormat, codec: Codec, size: Size) -> str
     return f"{codec.name} does not take the source's {source.name}"
 
 
-def output_color(info: SourceInfo, pix_fmt: str, size: Size) -> ColorTags:
-    """The tags to write: those of the source, and a matrix wherever one was needed.
+def output_color(info: SourceInfo, pix_fmt: str, size: Size, codec: str, muxer: str) -> ColorTags:
+    """The tags that pictures are stored by: those of the source, and a matrix wherever one was needed.
 
     A source that does not state its matrix was decoded by the rule for its size; the larger output would fall under
-    another rule, so the matrix is written down. Range, primaries and transfer stay as stated: no pixel value depends
-    on them. RGB sources stored as YUV get the matrix of the output's size, in limited range.
+    another rule, so the matrix is written down. Primaries and transfer stay as stated: no pixel value depends on them.
+    RGB sources stored as YUV get the matrix of the output's size, in limited range. Where the codec and the container
+    cannot state the range or the matrix, it is the one that the output is read back with (`storable_color`).
     """
     described = describe_pixel_format(pix_fmt)
+    if described.is_rgb:
+        return ColorTags(RANGE_FULL, info.color.primaries, info.color.transfer, MATRIX_RGB)
+    return storable_color(_wished_color(info, pix_fmt, size), pix_fmt, size, codec, muxer)
+
+
+def loses_full_range(info: SourceInfo, color: ColorTags, pix_fmt: str) -> bool:
+    """Whether YUV in full range is stored in limited range, by these tags of the output."""
+    source = describe_pixel_format(info.pix_fmt)
+    is_yuv = not source.is_rgb and not source.is_gray
+    is_full = resolve_color(info.color, info.pix_fmt, info.size).range == RANGE_FULL
+    return is_yuv and is_full and not describe_pixel_format(pix_fmt).is_rgb and color.range == RANGE_LIMITED
+
+
+def _wished_color(info: SourceInfo, pix_fmt: str, size: Size) -> ColorTags:
     source = describe_pixel_format(info.pix_fmt)
     stated = info.color
     is_full = pix_fmt.startswith("yuvj")
-    if described.is_rgb:
-        return ColorTags(RANGE_FULL, stated.primaries, stated.transfer, MATRIX_RGB)
-    if source.is_rgb or (source.is_gray and not described.is_gray):
+    if source.is_rgb or (source.is_gray and not describe_pixel_format(pix_fmt).is_gray):
         matrix = ColorTags().with_known_matrix(size).matrix
         return ColorTags(RANGE_FULL if is_full else RANGE_LIMITED, stated.primaries, stated.transfer, matrix)
     color_range = RANGE_FULL if is_full or info.pix_fmt.startswith("yuvj") else stated.range

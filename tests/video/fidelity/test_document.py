@@ -12,6 +12,7 @@ DOCUMENT = Path(__file__).parents[3] / "docs" / "fidelity.md"
 NOTES = "\n## Notes\n"
 SECTIONS = (
     "Depth, range, matrix, transfer",
+    "Colours, by what can be stated",
     "Pixel formats",
     "HDR10 metadata",
     "Times",

@@ -9,6 +9,7 @@ import pytest
 
 from flashvsr_cli.options import EncodeOptions, InputOptions
 from flashvsr_cli.video.hdr import read_hdr
+from flashvsr_cli.video.pixels import resolve_color
 from flashvsr_cli.video.reader import open_source
 
 LOSSLESS = (("preset", "ultrafast"), ("qp", "0"))
@@ -65,6 +66,51 @@ def test_colour(make_clip, pass_through, note, said, tmp_path, cell):
     worst = max(np.abs(a - b).max() for a, b in zip(*planes, strict=True)) / step
     assert worst <= 1.01 or color_range == "full", worst
     note(f"{outcome}, within 1 level" if worst <= 1.01 else outcome)
+
+
+STATED = ("full range", "BT.601 at an HD size", "primaries, transfer")
+STATING = {
+    "FFV1 .mkv": ("ffv1", "mkv"),
+    "FFV1 .mp4": ("ffv1", "mp4"),
+    "FFV1 .avi": ("ffv1", "avi"),
+    "H.264 .avi": ("libx264", "avi"),
+    "VP9 .webm": ("libvpx-vp9", "webm"),
+    "VP9 .avi": ("libvpx-vp9", "avi"),
+    "ProRes .mov": ("prores_ks", "mov"),
+    "ProRes .mkv": ("prores_ks", "mkv"),
+    "MPEG-4 .mp4": ("mpeg4", "mp4"),
+    "MPEG-4 .mov": ("mpeg4", "mov"),
+    "MPEG-4 .m4v": ("mpeg4", "m4v"),
+    "MPEG-4 .avi": ("mpeg4", "avi"),
+    "MPEG-2 .ts": ("mpeg2video", "ts"),
+    "Motion JPEG .avi": ("mjpeg", "avi"),
+}
+STATED_CELLS = list(itertools.product(["Colours, by what can be stated"], STATING, STATED))
+
+
+@pytest.mark.parametrize("cell", STATED_CELLS, ids="-".join)
+def test_what_is_stated(make_clip, pass_through, note, said, tmp_path, cell):
+    codec, container = STATING[cell[1]]
+    tags, size = {
+        "full range": ((2, 2, 2, 2), (48, 64)),
+        "BT.601 at an HD size": ((1, 6, 6, 6), (48, 1280)),
+        "primaries, transfer": ((1, 9, 16, 9), (48, 64)),
+    }[cell[2]]
+    clip = make_clip("in.mkv", codec="ffv1", options=(), color=tags, pts=tuple(range(10)), size=size)
+    _, sink = pass_through(clip, tmp_path / f"out.{container}", EncodeOptions(codec=codec))
+    with open_source(str(clip)) as before, open_source(str(tmp_path / f"out.{container}")) as after:
+        color = resolve_color(after.info.color, after.info.pix_fmt, size)
+        if cell[2] == "primaries, transfer":
+            is_kept = (color.primaries, color.transfer) == (9, 16)
+            note("kept" if is_kept else f"left out {said(sink.notices, 'primaries')}")
+            said(sink.notices, "transfer") if not is_kept else ""
+            return
+        error = np.mean([np.mean(a.image / 1.0 - b.image / 1.0) for a, b in zip(before, after, strict=True)])
+    assert after.info.bit_depth > 8 or abs(error) < 1
+    if cell[2] == "full range":
+        note("kept" if color.range == 2 else f"as limited {said(sink.notices, 'limited range')}")
+    else:
+        note("kept" if color.matrix in (5, 6) else "as BT.709")
 
 
 FORMAT_CELLS = [
