@@ -10,7 +10,7 @@ demo: $(BIN)/flashvsr
 	mkdir -p $(DEMO)
 	$(BIN)/python scripts/make_demo_clip.py $(DEMO)/input.mp4
 	$(BIN)/flashvsr upscale $(DEMO)/input.mp4 -o $(DEMO)/upscaled.mp4 --model nano --device cpu --overwrite
-	$(BIN)/flashvsr compare $(DEMO)/input.mp4 $(DEMO)/upscaled.mp4 --frames 4 --strip $(DEMO)/compared.png
+	$(BIN)/flashvsr compare $(DEMO)/input.mp4 $(DEMO)/upscaled.mp4 --frames 4 --strip $(DEMO)/compared.png --overwrite
 	@echo "Done: compare $(DEMO)/input.mp4 and $(DEMO)/upscaled.mp4; $(DEMO)/compared.png shows both,"
 	@echo "the input enlarged by plain bicubic. The model was nano, the small one; the released model is far larger."
 

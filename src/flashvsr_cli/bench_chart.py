@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flashvsr_cli.errors import UsageError
+from flashvsr_cli.video.faults import output_faults
 
 if TYPE_CHECKING:
     from flashvsr_cli.bench_model import ModelSpeed
@@ -36,4 +37,5 @@ def draw_chart(speed: "ModelSpeed", path: Path) -> None:
     axes.set_xlabel("ms per chunk of 8 frames")
     height, width = speed.size
     axes.set_title(f"{speed.model}, {width}x{height}, {speed.dtype}, {speed.device}: {speed.fps:.1f} fps")
-    FigureCanvasAgg(figure).print_png(path)
+    with output_faults(str(path)):
+        FigureCanvasAgg(figure).print_png(path)

@@ -83,10 +83,11 @@ def measure_files(
 
 
 def write_clip(path: Path, size: Size, n_frames: int) -> None:
-    """`draw_clip` as H.264 at 30 frames per second."""
+    """`draw_clip` as H.264 at 30 frames per second; 4:2:0, or 4:4:4 where a side is odd."""
+    pix_fmt = "yuv444p" if size[0] % 2 or size[1] % 2 else "yuv420p"
     with av.open(path, "w") as container:
         stream = container.add_stream("libx264", rate=30)
-        stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
+        stream.height, stream.width, stream.pix_fmt = *size, pix_fmt
         for frame in draw_clip(size, n_frames):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))

@@ -4,7 +4,7 @@ import fcntl
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from flashvsr_cli.errors import OutputError, UsageError
@@ -27,18 +27,47 @@ def check_target(source: str, target: str, *, overwrite: bool) -> None:
             raise OutputError("Frames would go to the terminal.", "Pipe stdout into a program, or name a file with -o.")
         _refuse_closed_stdout()
         return
-    path = Path(target)
-    if source != PIPE and _is_same(Path(source), path):
+    _refuse_source(source, target)
+    _refuse_existing(target, overwrite=overwrite)
+
+
+def check_targets(sources: Collection[str], targets: Sequence[str], *, overwrite: bool) -> None:
+    """`check_target` for several sources and targets, which may not take each other's place either.
+
+    Raises:
+        OutputError: a target is a source or would be among its pictures, or `check_target` refuses it.
+        UsageError: a target would take the place of another one.
+    """
+    for i_target, target in enumerate(targets):
+        place = Path(os.path.realpath(target))  # a link is written through
+        for source in sources:
+            _refuse_source(source, target)
+            if PIPE not in (source, target) and _is_among(place, source):
+                raise OutputError(f"{source} holds the input's pictures.", "Choose another folder for the output.")
+        for other in targets[:i_target]:
+            if other == target or (PIPE not in (other, target) and _is_part_of(place, other)):
+                raise UsageError(f"{target} would take the place of {other}.", "Choose another name for one of them.")
+        check_target(PIPE, target, overwrite=overwrite)
+
+
+def _refuse_source(source: str, target: str) -> None:
+    if PIPE in (source, target):
+        return
+    if _is_same(Path(source), Path(target)):
         raise OutputError(f"{target} is the input itself.", "Choose another name for the output.")
     pictures = _pictures_at(target)
-    if pictures and source != PIPE and _is_same(_folder_of(source), pictures[0].parent):
+    if pictures and _is_same(_folder_of(source), pictures[0].parent):
         raise OutputError(f"{pictures[0].parent} holds the input's pictures.", "Choose another folder for the output.")
+
+
+def _refuse_existing(target: str, *, overwrite: bool) -> None:
+    pictures = _pictures_at(target)
     if pictures and not overwrite:
         raise OutputError(
             f"{target} has pictures already, {pictures[0].name} for one.",
             "Use --overwrite to replace those of the same name, or choose another folder.",
         )
-    if path.is_file() and not overwrite:
+    if Path(target).is_file() and not overwrite:
         raise OutputError(f"{target} exists already.", "Use --overwrite to replace it, or choose another name.")
 
 
@@ -104,6 +133,11 @@ def _is_part_of(path: Path, location: str) -> bool:
     """Whether a file is a location itself, or may be one of the pictures that it stands for."""
     if os.path.realpath(path) == os.path.realpath(location) or _is_same(path, Path(location)):
         return True
+    return _is_among(path, location)
+
+
+def _is_among(path: Path, location: str) -> bool:
+    """Whether a file may be one of the pictures that a folder or a pattern stands for."""
     is_sequence = Path(location).is_dir() or is_pattern(location)
     is_picture = path.suffix.lower() in IMAGE_SUFFIXES
     return is_sequence and is_picture and _is_same(path.parent, _folder_of(location))

@@ -94,6 +94,67 @@ def test_outputs_that_cannot_be_written(flashvsr, make_clip, make_pictures, file
     assert (tmp_path / "there.mp4").stat().st_size > 1000
 
 
+def test_pictures_of_a_comparison_that_cannot_be_written(flashvsr, make_clip, files_in, tmp_path: Path):
+    """Refused before anything is computed: neither an input nor another file is lost."""
+    make_clip("a.mp4", 3)
+    make_clip("b.mp4", 3, (96, 128))
+    make_clip("true.mp4", 3, (96, 128))
+    (tmp_path / "link.mp4").symlink_to("a.mp4")
+    (tmp_path / "there.mp4").write_text("precious")
+    (tmp_path / "there.png").write_text("precious")
+    (tmp_path / "full.png").symlink_to("/dev/full")
+    contents = {name: (tmp_path / name).read_bytes() for name in files_in() if (tmp_path / name).is_file()}
+    before = files_in()
+    clips = ("a.mp4", "b.mp4", "--reference", "true.mp4")
+    for options, code, message in (
+        (("--video", "a.mp4"), 1, "a.mp4 is the input itself"),
+        (("--video", "link.mp4", "-y"), 1, "link.mp4 is the input itself"),
+        (("--video", "there.mp4"), 1, "there.mp4 exists already"),
+        (("--video", "-", "--json"), 2, "Video and figures would both go to stdout"),
+        (("--strip", "there.png"), 1, "there.png exists already"),
+        (("--strip", "no/where.png"), 1, "does not exist"),
+        (("--strip", "full.png", "-y"), 1, "full.png exists and is not a file"),
+        (("--strip", "strip.jpg"), 1, "strip.jpg is no name for one"),
+    ):
+        expect_refusal(flashvsr("compare", *clips, *options), message, code=code)
+    assert files_in() == before
+    assert {name: (tmp_path / name).read_bytes() for name in contents} == contents
+    outputs = ("--video", "there.mp4", "--strip", "there.png")
+    done = flashvsr("compare", *clips, *outputs, "--overwrite")
+    assert done.code == 0, done.stderr
+    assert files_in() == before
+    assert (tmp_path / "there.mp4").stat().st_size > 1000
+    assert (tmp_path / "there.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_comparison_that_fails_leaves_nothing(flashvsr, make_clip, files_in):
+    make_clip("a.mp4", 3, (96, 128))
+    make_clip("short.mp4", 2, (96, 128))
+    before = files_in()
+    outputs = ("--video", "both.mp4", "--strip", "strip.png")
+    expect_refusal(flashvsr("compare", "a.mp4", "short.mp4", *outputs), "ends after 2 frames")
+    expect_refusal(flashvsr("compare", "a.mp4", "nowhere.mp4", *outputs), "nowhere.mp4 does not exist")
+    done = flashvsr("compare", "a.mp4", "a.mp4", "--strip", "strip.png", preexec_fn=limit_file_size)
+    expect_refusal(done, "strip.png cannot be written: file too large")
+    assert files_in() == before
+
+
+def test_shards_where_a_file_is(flashvsr, make_clip, files_in):
+    make_clip("a.mp4", 2)
+    for output, message in (
+        ("a.mp4", "a.mp4 exists and is not a folder"),
+        ("a.mp4/new", "a.mp4/new cannot be written"),
+    ):
+        expect_refusal(flashvsr("dataset", "build", ".", "-o", output), message)
+    assert files_in() == {"a.mp4"}
+
+
+def test_sizes_that_are_not_measured(flashvsr):
+    for size, other in (("255x100", "256x100"), ("320x182", "320x184")):
+        done = flashvsr("bench", "model", "--model", "nano", "--size", size, "-d", "cpu")
+        expect_refusal(done, f"{size} cannot be measured", f"Use --size {other}.", code=2)
+
+
 def limit_file_size() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT_BYTES, LIMIT_BYTES))
 

@@ -2,15 +2,17 @@
 
 import json
 import weakref
+from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from flashvsr_cli import bench_model
-from flashvsr_cli.bench_clip import draw_clip, measure_files
+from flashvsr_cli.bench_clip import draw_clip, measure_files, write_clip
 from flashvsr_cli.bench_model import load_subject, measure_model
 from flashvsr_cli.cli.bench import app
 from flashvsr_cli.errors import DeviceError
@@ -115,6 +117,14 @@ def test_the_clip_moves_and_has_edges() -> None:
     assert 0.5 < steps.min() <= steps.max() < 40
     assert np.abs(np.diff(frames, axis=2)).mean() > 2
     assert np.array_equal(frames, np.stack(list(draw_clip((48, 64), 100))))
+
+
+@pytest.mark.parametrize("size", [(45, 80), (25, 63)])
+def test_the_clip_may_have_odd_sides(tmp_path: Path, size: tuple[int, int]) -> None:
+    """A quarter of 320x180 has."""
+    write_clip(tmp_path / "clip.mp4", size, 3)
+    with av.open(tmp_path / "clip.mp4") as container:
+        assert [(frame.height, frame.width) for frame in container.decode(video=0)] == [size] * 3
 
 
 @pytest.mark.usefixtures("small_model")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import av
@@ -12,7 +13,8 @@ from typer.testing import CliRunner
 from flashvsr_cli.cli.app import app
 from flashvsr_cli.compare.clips import compare_clips
 from flashvsr_cli.compare.metrics import psnr, ssim, to_luma
-from flashvsr_cli.errors import InputError, UsageError
+from flashvsr_cli.compare.pictures import write_png
+from flashvsr_cli.errors import FlashVSRError, InputError, UsageError
 
 N_FRAMES, HEIGHT, WIDTH = 6, 48, 64
 
@@ -104,6 +106,48 @@ def test_clips_that_do_not_match_are_refused(tmp_path: Path, true_frames: np.nda
     assert compare_clips(whole, short, n_frames=3).n_frames == 3
     with pytest.raises(UsageError, match="another shape"):
         compare_clips(whole, wide)
+
+
+@pytest.fixture
+def places(tmp_path: Path, true_frames: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two clips, a folder with a picture, and links to them; the test runs there."""
+    for name in ("a.mkv", "b.mkv"):
+        write_clip(tmp_path / name, true_frames)
+    (tmp_path / "shots").mkdir()
+    write_png(tmp_path / "shots" / "1.png", true_frames[0])
+    (tmp_path / "linked.png").symlink_to("shots/1.png")
+    (tmp_path / "hard.mkv").hardlink_to(tmp_path / "b.mkv")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("inputs", "video", "strip", "message"),
+    [
+        (("a.mkv", "b.mkv", None), "hard.mkv", None, "hard.mkv is the input itself"),
+        (("a.mkv", "a.mkv", "b.mkv"), "./b.mkv", None, "b.mkv is the input itself"),
+        (("linked.png", "a.mkv", None), None, "shots/1.png", "1.png is the input itself"),
+        (("a.mkv", "shots", None), None, "shots/1.png", "shots holds the input's pictures"),
+        (("a.mkv", "shots", None), None, "linked.png", "shots holds the input's pictures"),
+        (("a.mkv", "shots", None), None, "shots/new.png", "shots holds the input's pictures"),
+        (("a.mkv", "shots", None), "shots/%d.png", None, "shots holds the input's pictures"),
+        (("a.mkv", "b.mkv", None), "both.png", "./both.png", "both.png would take the place of both.png"),
+        (("a.mkv", "b.mkv", None), "shots/", "linked.png", "linked.png would take the place of shots/"),
+        (("a.mkv", "b.mkv", None), "no/where.mkv", None, "no does not exist"),
+        (("a.mkv", "b.mkv", None), None, "-", "- is no name for one"),
+        (("nowhere.mkv", "b.mkv", None), "nowhere.mkv", None, "nowhere.mkv does not exist"),
+    ],
+)
+def test_no_input_is_replaced_even_if_files_may_be(
+    places: Path, inputs: tuple[str, str, str | None], video: str | None, strip: str | None, message: str
+) -> None:
+    def contents() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in places.rglob("*") if path.is_file()}
+
+    before, (a, b, reference) = contents(), inputs
+    with pytest.raises(FlashVSRError, match=re.escape(message)):
+        compare_clips(a, b, reference=reference, video=video, strip=Path(strip) if strip else None, overwrite=True)
+    assert contents() == before
 
 
 def test_known_values_of_the_metrics() -> None:

@@ -21,10 +21,24 @@ from flashvsr_cli.cli.flags import (
     ScaleOption,
 )
 from flashvsr_cli.cli.media_flags import PixelSize, parse_size
+from flashvsr_cli.errors import UsageError
+from flashvsr_cli.geometry import round_up
 
 DEFAULT_SIZE = 768, 1408  # (height, width)
+SCALE = 4  # of the models that are measured
 
 app = typer.Typer(no_args_is_help=True, help="Measure speed on this machine.")
+
+
+def _parse_output_size(text: str) -> PixelSize:
+    """A size whose quarter is one, too."""
+    size = parse_size(text)
+    width, height = round_up(size.width, SCALE), round_up(size.height, SCALE)
+    if (width, height) != (size.width, size.height):
+        raise UsageError(
+            f"{text} cannot be measured: both sides have to be multiples of {SCALE}.", f"Use --size {width}x{height}."
+        )
+    return size
 
 
 @app.command("model")
@@ -33,7 +47,10 @@ def bench_model(
     size: Annotated[
         PixelSize | None,
         typer.Option(
-            parser=parse_size, metavar="WxH", help="Size of the output; multiples of 4.", show_default="1408x768"
+            parser=_parse_output_size,
+            metavar="WxH",
+            help="Size of the output; multiples of 4.",
+            show_default="1408x768",
         ),
     ] = None,
     chunks: Annotated[int, typer.Option(min=1, help="Steady chunks of 8 frames to measure.")] = 10,
@@ -53,9 +70,11 @@ def bench_model(
     from flashvsr_cli.bench_chart import draw_chart, require_matplotlib
     from flashvsr_cli.bench_model import measure_model
     from flashvsr_cli.tables import print_speed
+    from flashvsr_cli.video.targets import prepare_target
 
     if chart:
         require_matplotlib()
+        prepare_target(str(chart))
     speed = measure_model(
         (size.height, size.width) if size else DEFAULT_SIZE,
         model=model,

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-from flashvsr_cli.cli.flags import JsonOption
+from flashvsr_cli.cli.flags import JsonOption, OverwriteOption
+from flashvsr_cli.errors import UsageError
+from flashvsr_cli.preflight import PIPE
 
 
 class LayoutChoice(StrEnum):
@@ -29,13 +31,25 @@ def compare(
     frames: Annotated[
         int | None, typer.Option("--frames", min=1, help="Compare so many frames of the beginning; all by default.")
     ] = None,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare two clips; a smaller one is enlarged (bicubic) to the size of the other or of the reference."""
+    if video == PIPE:
+        raise UsageError("Video and figures would both go to stdout.", "Name a file with --video.")
     from flashvsr_cli.compare.clips import compare_clips
     from flashvsr_cli.tables import print_comparison
 
-    found = compare_clips(a, b, reference=reference, video=video, layout=layout.value, strip=strip, n_frames=frames)
+    found = compare_clips(
+        a,
+        b,
+        reference=reference,
+        video=video,
+        layout=layout.value,
+        strip=strip,
+        n_frames=frames,
+        overwrite=overwrite,
+    )
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
     else:

@@ -89,6 +89,7 @@ DTYPE_OF: dict[PrecisionChoice, DtypeName] = {
 
 # Options that commands with flags of their own take, too.
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", "-y", help="Replace existing output.")]
 ModelOption = Annotated[
     str,
     typer.Option(

@@ -15,17 +15,20 @@ import torch
 import torch.nn.functional as F
 
 from flashvsr_cli.compare.metrics import Flicker, psnr, ssim, to_luma
-from flashvsr_cli.compare.pictures import Picture, arrange, to_bytes, write_png
-from flashvsr_cli.errors import InputError, UsageError
+from flashvsr_cli.compare.pictures import Picture, arrange, encode_png, to_bytes
+from flashvsr_cli.errors import InputError, OutputError, UsageError
 from flashvsr_cli.geometry import Size
 from flashvsr_cli.options import InputOptions
+from flashvsr_cli.preflight import check_targets
+from flashvsr_cli.video.faults import output_faults
 from flashvsr_cli.video.frame import Frame, Image
 from flashvsr_cli.video.reader import open_source
 from flashvsr_cli.video.source import Source
+from flashvsr_cli.video.targets import PartFile, prepare_target
 from flashvsr_cli.video.writer import open_sink
 
 VideoLayout = Literal["side", "wipe"]
-STRIP_COLUMNS = 4
+STRIP_COLUMNS, STRIP_SUFFIX = 4, ".png"
 LINE_WIDTH = 2
 WIPE_FRAMES = 120
 """Frames in which the border of a wipe goes across and back."""
@@ -95,6 +98,7 @@ def compare_clips(
     layout: VideoLayout = "side",
     strip: Path | None = None,
     n_frames: int | None = None,
+    overwrite: bool = False,
 ) -> Comparison:
     """Compare clip `b` with clip `a`.
 
@@ -106,20 +110,27 @@ def compare_clips(
         layout: which.
         strip: a PNG to write, one row per clip, a few frames' centres.
         n_frames: how many frames of the beginning to compare; None takes all.
+        overwrite: whether `video` and `strip` may replace what is there.
 
     Raises:
         InputError: an input cannot be read, or the clips have different numbers of frames.
-        UsageError: no two inputs are of one shape.
+        OutputError: the video or the strip cannot be written, is an input, or exists and `overwrite` is off.
+        UsageError: no two inputs are of one shape, or video and strip are one file.
     """
     names = {"a": a, "b": b} | ({"reference": reference} if reference is not None else {})
+    if strip is not None and strip.suffix.lower() != STRIP_SUFFIX:
+        raise OutputError(f"The strip is a PNG picture; {strip} is no name for one.", "Use a name that ends in .png.")
+    targets = [target for target in (video, None if strip is None else str(strip)) if target is not None]
+    check_targets(names.values(), targets, overwrite=overwrite)
     with ExitStack() as stack:
+        strip_file = None if strip is None else _open_strip(strip, stack, overwrite=overwrite)
         part = InputOptions(max_frames=n_frames)
         sources = {name: stack.enter_context(open_source(location, part)) for name, location in names.items()}
         sizes = {name: source.info.size for name, source in sources.items()}
         size = sizes.get("reference") or max(sizes.values())
         _check_shapes(sizes, size)
         canvas = (size[0], 2 * size[1]) if layout == "side" else size
-        sink = open_sink(video, sources["b"], canvas) if video is not None else None
+        sink = open_sink(video, sources["b"], canvas, overwrite=overwrite) if video is not None else None
         finished = False
         try:
             running, flicker, tiles, n_compared = {"a": _Running(), "b": _Running()}, Flicker(), _Tiles(), 0
@@ -136,10 +147,21 @@ def compare_clips(
         finally:
             if sink is not None and not finished:
                 sink.abort()
-    if strip is not None:
-        write_png(strip, tiles.sheet())
+        if strip_file is not None:
+            with output_faults(str(strip)):
+                strip_file.write(encode_png(tiles.sheet()))
+                strip_file.commit()
     resized = tuple(name for name in names if sizes[name] != size)
     return Comparison(n_compared, size, resized, _figures(running, flicker.result(), n_compared))
+
+
+def _open_strip(strip: Path, stack: ExitStack, *, overwrite: bool) -> PartFile:
+    """The file of the strip; what is not committed when the stack is left is removed."""
+    target = prepare_target(str(strip))
+    with output_faults(str(strip)):
+        file = PartFile(target, overwrite=overwrite)
+    stack.callback(file.abort)
+    return file
 
 
 def _check_shapes(sizes: dict[str, Size], size: Size) -> None:

@@ -14,6 +14,11 @@ GAP = 4
 
 def write_png(path: Path, image: Picture) -> None:
     """Write (H, W, 3) uint8 RGB."""
+    path.write_bytes(encode_png(image))
+
+
+def encode_png(image: Picture) -> bytes:
+    """The PNG file of (H, W, 3) uint8 RGB."""
     height, width = image.shape[:2]
     rows = np.concatenate((np.zeros((height, 1), np.uint8), image.reshape(height, -1)), axis=1)
 
@@ -22,7 +27,7 @@ def write_png(path: Path, image: Picture) -> None:
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows.tobytes(), 6)), chunk(b"IEND", b""))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def arrange(rows: Sequence[Sequence[Picture]]) -> Picture:

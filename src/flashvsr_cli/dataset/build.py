@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from flashvsr_cli.compare.pictures import Picture, arrange, write_png
 from flashvsr_cli.dataset.filters import STEPS, VIDEO_SUFFIXES, FilterConfig, Measures, failed_step, measure_file
 from flashvsr_cli.dataset.sources import INDEX, PHOTO_SUFFIXES
-from flashvsr_cli.errors import InputError
+from flashvsr_cli.errors import InputError, OutputError
+from flashvsr_cli.video.faults import output_faults
 
 EXAMINED = "examined.jsonl"
 SHEET = "sheet.png"
@@ -59,11 +60,15 @@ def build_shards(
 
     Raises:
         InputError: a folder does not exist or holds nothing to look at.
+        OutputError: the output is no folder, or cannot be made.
     """
+    if output.exists() and not output.is_dir():
+        raise OutputError(f"{output} exists and is not a folder.", "Choose another output.")
     files = list(_find(sources))
     if not files:
         raise InputError("There are no videos or photos in the given folders.", "Check the paths.")
-    output.mkdir(parents=True, exist_ok=True)
+    with output_faults(str(output)):
+        output.mkdir(parents=True, exist_ok=True)
     known = _read_examined(output / EXAMINED)
     records, n_measured = [], 0
     with (output / EXAMINED).open("a", encoding="utf-8") as log:
