@@ -2,7 +2,11 @@
 
 import io
 import json
+import os
+import signal
 import subprocess
+import threading
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -100,3 +104,46 @@ def test_a_stream_cut_inside_a_frame(flashvsr, make_y4m):
     assert done.code == 1
     assert done.stderr.count("error: ") == 1
     assert "standard input" in done.stderr
+
+
+def test_a_container_that_ends_too_early(flashvsr, make_clip, tmp_path: Path):
+    """As with `ssh host cat in.mkv |` and a connection that breaks."""
+    data = make_clip("in.mkv", N_FRAMES).read_bytes()
+    done = flashvsr("upscale", "-", "-o", "out.mkv", "-s", 1, stdin=data[: len(data) // 2])
+    assert done.code == 1
+    assert "error: standard input is cut short: " in done.stderr
+    assert f" of about {N_FRAMES} frames can be read" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["in.mkv"]
+
+
+def test_a_named_pipe(flashvsr, make_clip, look, tmp_path: Path):
+    source = make_clip("in.mkv", N_FRAMES, has_audio=True)
+    os.mkfifo(tmp_path / "fifo")
+    feeder = threading.Thread(target=(tmp_path / "fifo").write_bytes, args=(source.read_bytes(),), daemon=True)
+    feeder.start()
+    done = flashvsr("upscale", "fifo", "-o", "out.mkv", "-s", 1)
+    assert done.code == 0, done.stderr
+    before, after = look(source), look(tmp_path / "out.mkv")
+    assert (after.n_frames, after.times, after.audio) == (N_FRAMES, before.times, before.audio)
+
+
+def test_standard_input_by_its_path(flashvsr, make_clip, look, tmp_path: Path):
+    """What `<(command)` gives is likewise a path to a pipe that is open already."""
+    source = make_clip("in.mkv", 5)
+    done = flashvsr("upscale", "/dev/stdin", "-o", "out.mkv", "-s", 1, stdin=source.read_bytes())
+    assert done.code == 0, done.stderr
+    assert look(tmp_path / "out.mkv").n_frames == 5
+
+
+def test_ctrl_c_while_a_named_pipe_gives_nothing(start, tmp_path: Path):
+    os.mkfifo(tmp_path / "fifo")
+    process = start("upscale", "fifo", "-o", "out.mkv", "-s", 1)
+    writer = os.open(tmp_path / "fifo", os.O_WRONLY)  # waits for the reader
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, messages = process.communicate(timeout=30)
+    os.close(writer)
+    assert process.returncode == 130, messages
+    assert b"Interrupted" in messages
+    assert b"Traceback" not in messages
+    assert [path.name for path in tmp_path.iterdir()] == ["fifo"]

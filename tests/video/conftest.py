@@ -104,6 +104,34 @@ def make_clip(tmp_path) -> Callable[..., Path]:
     return make
 
 
+class _Unseekable:
+    """What a muxer sees of a pipe."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def write(self, data: bytes) -> int:
+        self.data += data
+        return len(data)
+
+
+@pytest.fixture
+def write_live() -> Callable[[Path, str], bytes]:
+    """`write_live(clip, format)`: a clip's packets in a container whose writer could not go back to its header."""
+
+    def copy(path: Path, container_format: str) -> bytes:
+        target = _Unseekable()
+        with av.open(str(path)) as opened, av.open(target, "w", format=container_format) as out:
+            streams = {s.index: out.add_stream_from_template(s) for s in opened.streams}
+            for packet in opened.demux():
+                if packet.size:
+                    packet.stream = streams[packet.stream.index]
+                    out.mux(packet)
+        return bytes(target.data)
+
+    return copy
+
+
 def _pass_through(source_location, target, options=None, input_options=None, scale=1, threads=True):
     with open_source(str(source_location), input_options or InputOptions()) as source:
         height, width = source.info.size

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import struct
 from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler
 
@@ -12,6 +13,7 @@ import pytest
 from flashvsr_cli.errors import InputError
 from flashvsr_cli.options import EncodeOptions, InputOptions
 from flashvsr_cli.video.reader import open_source
+from flashvsr_cli.video.truncation import promised_bytes
 
 SHORT_GOP = (("preset", "ultrafast"), ("crf", "10"), ("g", "6"))
 FRONT_INDEX = (("movflags", "+faststart"),)
@@ -56,6 +58,39 @@ def test_avi_cut_in_the_middle_is_refused(make_clip):
     clip = make_clip("in.avi", pts=tuple(range(60)), codec="mpeg4", options=(("g", "6"),))
     with pytest.raises(InputError, match="cut short"):
         read_all(cut(clip, 0.5))
+
+
+@pytest.mark.parametrize("n_audio", [0, 1])
+def test_flv_cut_in_the_middle_is_refused(make_clip, n_audio):
+    clip = make_clip("in.flv", pts=tuple(range(60)), options=SHORT_GOP, n_audio=n_audio)
+    with pytest.raises(InputError, match=r"cut short: (\d+) of about 6[01] frames"):
+        read_all(cut(clip, 0.5))
+
+
+@pytest.mark.parametrize("container", ["avi", "flv", "matroska"])
+def test_what_was_written_to_a_pipe_promises_nothing(make_clip, write_live, tmp_path, container):
+    clip = tmp_path / "live"
+    clip.write_bytes(write_live(make_clip("in.ts", pts=tuple(range(60)), options=SHORT_GOP), container))
+    assert read_all(clip)[0] == 60
+
+
+@pytest.mark.parametrize(
+    ("head", "promised"),
+    [
+        (b"RIFF" + (100).to_bytes(4, "little") + b"AVI ", 108),
+        (b"RIFF\xff\xff\xff\xffAVI ", None),
+        (b"RIFF", None),
+        (b"FLV\1" + bytes(40) + b"\0\x08filesize\0" + struct.pack(">d", 1234), 1234),
+        (b"FLV\1" + bytes(40) + b"\0\x08filesize\0" + struct.pack(">d", 0), None),
+        (b"FLV\1" + bytes(40) + b"\0\x08filesize\0" + struct.pack(">d", float("nan")), None),
+        (b"FLV\1" + bytes(40) + b"\0\x08filesize\0\0", None),
+        (b"FLV\1" + bytes(40), None),
+        (b"\x47" * 400, None),
+        (b"", None),
+    ],
+)
+def test_the_size_that_a_file_says_it_has(head, promised):
+    assert promised_bytes(head) == promised
 
 
 def test_fragmented_mp4_cut_in_a_fragment_is_refused_at_the_end(make_clip):

@@ -1,6 +1,7 @@
 """Y4M, raw rgb24 and containers through real pipes of real processes."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ import pytest
 
 from flashvsr_cli.errors import InputError, OutputError
 from flashvsr_cli.options import InputOptions
+from flashvsr_cli.video.container_reader import ContainerSource
 from flashvsr_cli.video.frame import Frame
 from flashvsr_cli.video.pipes import InterruptedPipeError, PipeInput, PipeOutput
 from flashvsr_cli.video.pixel_format import describe_pixel_format
@@ -182,6 +184,142 @@ def pipe_with(data):
 
     threading.Thread(target=feed, daemon=True).start()
     return read_fd
+
+
+SHORT_GOP = (("preset", "ultrafast"), ("crf", "10"), ("g", "6"))
+
+
+def open_pipe(data, options=None):
+    return ContainerSource("pipe", PipeInput(pipe_with(data), "pipe", closes_fd=True), options or InputOptions())
+
+
+def count_from_pipe(data):
+    with open_pipe(data) as source:
+        return sum(1 for _ in source)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("in.mkv", {"options": SHORT_GOP}),
+        ("in.mkv", {"options": SHORT_GOP, "n_audio": 1}),
+        ("in.webm", {"codec": "libvpx-vp9", "options": ()}),
+        ("in.avi", {"codec": "mpeg4", "options": (("g", "6"),)}),
+        ("in.flv", {"options": SHORT_GOP}),
+        ("in.mp4", {"options": SHORT_GOP, "container_options": (("movflags", "+faststart"),)}),
+    ],
+)
+@pytest.mark.parametrize("fraction", [0.5, 0.9])
+def test_a_stream_that_ends_before_what_it_promised(make_clip, name, settings, fraction):
+    data = make_clip(name, pts=tuple(range(60)), size=(96, 128), **settings).read_bytes()
+    assert count_from_pipe(data) == 60
+    with pytest.raises(InputError, match=r"pipe is cut short: \d+ of (about )?6[01] frames") as caught:
+        count_from_pipe(data[: int(len(data) * fraction)])
+    assert "complete copy" in caught.value.next_step
+
+
+def test_the_frames_before_the_cut_come_first(make_clip):
+    data = make_clip("in.mkv", pts=tuple(range(60)), options=SHORT_GOP).read_bytes()
+    with open_pipe(data[: len(data) // 2]) as source:
+        with pytest.raises(InputError, match="cut short"):
+            list(source)
+        assert 20 < source.counters.frames < 40
+
+
+def test_a_stretch_that_came_whole_is_not_cut_short(make_clip):
+    data = make_clip("in.mkv", pts=tuple(range(60)), options=SHORT_GOP).read_bytes()
+    with open_pipe(data[: len(data) // 2], InputOptions(max_frames=13)) as source:
+        assert sum(1 for _ in source) == 13
+
+
+def test_a_stream_without_its_seek_table_is_read(make_clip):
+    data = make_clip("in.mkv", pts=tuple(range(60)), options=SHORT_GOP).read_bytes()
+    assert count_from_pipe(data[:-10]) == 60
+
+
+@pytest.mark.parametrize("container", ["matroska", "avi", "flv", "mpegts"])
+def test_streams_that_promise_no_size_end_where_they_end(make_clip, write_live, container):
+    data = write_live(make_clip("in.ts", pts=tuple(range(60)), options=SHORT_GOP, size=(96, 128)), container)
+    assert count_from_pipe(data) == 60
+    assert 20 < count_from_pipe(data[: len(data) // 2]) < 40
+
+
+def test_a_redirected_file_that_is_cut_short(make_clip):
+    clip = make_clip("in.mkv", pts=tuple(range(60)), options=SHORT_GOP)
+    with clip.open("rb") as file, ContainerSource("whole", PipeInput(file.fileno(), "whole"), InputOptions()) as whole:
+        assert sum(1 for _ in whole) == 60
+    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+    with (
+        clip.open("rb") as file,
+        ContainerSource("half", PipeInput(file.fileno(), "half"), InputOptions()) as half,
+        pytest.raises(InputError, match=r"half is cut short: \d+ of about 60"),
+    ):
+        list(half)
+
+
+@pytest.fixture
+def feed_fifo(tmp_path):
+    """`feed_fifo("name", data)` makes a named pipe that somebody writes `data` into, once."""
+    threads = []
+
+    def feed(name, data):
+        os.mkfifo(tmp_path / name)
+        threads.append(threading.Thread(target=(tmp_path / name).write_bytes, args=(data,), daemon=True))
+        threads[-1].start()
+        return str(tmp_path / name)
+
+    yield feed
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def test_named_pipes_are_read_like_standard_input(make_clip, feed_fifo, y4m_stream):
+    y4m, _ = y4m_stream("444", n_frames=3)
+    for name, data, options, n_frames in [
+        ("a", make_clip("in.mkv").read_bytes(), InputOptions(), 12),
+        ("b", y4m, InputOptions(), 3),
+        ("c", bytes(2 * 4 * 8 * 3), InputOptions(raw_size=(4, 8)), 2),
+    ]:
+        location = feed_fifo(name, data)
+        with open_source(location, options) as source:
+            assert source.info.name == location
+            assert sum(1 for _ in source) == n_frames
+        with pytest.raises(OSError, match="No such device"):
+            os.open(location, os.O_WRONLY | os.O_NONBLOCK)  # nobody has it open to read any more
+
+
+@pytest.mark.parametrize(("data", "message"), [(b"", "is empty"), (bytes(5000), "is not media that can be read from")])
+def test_named_pipes_without_media_keep_their_name(feed_fifo, data, message):
+    location = feed_fifo("in.mkv", data)
+    with pytest.raises(InputError, match=f"in.mkv {message}"):
+        open_source(location)
+
+
+WAITING_PROGRAM = """
+import sys
+from flashvsr_cli.errors import InterruptError
+from flashvsr_cli.interrupts import raise_on_signals
+from flashvsr_cli.video.reader import open_source
+
+raise_on_signals()
+print("ready", flush=True)
+try:
+    open_source(sys.argv[1])
+except InterruptError as error:
+    sys.exit(error.exit_code)
+"""
+
+
+def test_ctrl_c_ends_the_wait_for_somebody_who_writes(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    arguments = [sys.executable, "-c", WAITING_PROGRAM, str(tmp_path / "fifo")]
+    with subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 128 + signal.SIGINT
 
 
 def test_frames_come_before_the_stream_ends(y4m_stream):

@@ -72,6 +72,7 @@ class ContainerSource(SourceBase):
             self._jumps = Discontinuities.of(self._container)
             self._lost = LostPictures()
             self._n_packets, self._n_promised = 0, 0
+            self._extent = truncation.Extent()
             self._last_pts = -(2**63)
             self._entry: Entry | None = None
             self._is_before_entry = False
@@ -127,11 +128,13 @@ class ContainerSource(SourceBase):
             self._media.interrupt()
 
     def close(self) -> None:
-        """Closes the container."""
+        """Closes the container, and a named pipe that it came from."""
         self._pictures.close()
         self._packets.close()
         self._first = None
         self._container.close()
+        if isinstance(self._media, PipeInput):
+            self._media.close()
 
     def _iter_packets(self) -> Generator[av.Packet, None, None]:
         """Packets of all streams in use; damaged stretches are counted and passed over."""
@@ -167,6 +170,7 @@ class ContainerSource(SourceBase):
                 continue
             if not is_flush:
                 self._n_packets += 1
+                self._extent.add(packet)
                 if self._is_skipped(packet):
                     continue
                 self.counters.corrupt_packets += packet.is_corrupt
@@ -308,6 +312,8 @@ class ContainerSource(SourceBase):
             n_promised = len(self._stream.index_entries)
             if self._n_packets < n_promised:
                 raise truncation.cut_short(self._name, self._n_packets, str(n_promised))
+        elif isinstance(self._media, PipeInput):
+            truncation.check_pipe_was_whole(self._name, self._media, self._container, self._stream, self._extent)
 
     def _describe(self, picture: av.VideoFrame, options: InputOptions) -> SourceInfo:
         self._note_losses(picture)

@@ -12,6 +12,7 @@ import threading
 Writable = bytes | bytearray | memoryview
 POLL_MS = 50
 ATOMIC_WRITE_BYTES = select.PIPE_BUF
+HEAD_BYTES = 4096
 
 
 class InterruptedPipeError(Exception):
@@ -36,6 +37,7 @@ class PipeInput:
         self._poll = select.poll()
         self._poll.register(fd, select.POLLIN)
         self._is_regular = stat.S_ISREG(os.fstat(fd).st_mode)
+        self._head, self._n_bytes, self._has_ended = b"", 0, False
 
     def interrupt(self) -> None:
         """Makes a blocked and every later read raise `InterruptedPipeError`."""
@@ -98,6 +100,16 @@ class PipeInput:
         line, self._peeked = self._peeked.split(b"\n", 1)
         return line
 
+    def head(self) -> bytes:
+        """The first `HEAD_BYTES` bytes, as far as they have come."""
+        return os.pread(self._fd, HEAD_BYTES, 0) if self._is_regular else self._head
+
+    def n_delivered(self) -> int | None:
+        """How many bytes there are in all; None as long as the end has not been reached."""
+        if self._is_regular:
+            return os.fstat(self._fd).st_size
+        return self._n_bytes if self._has_ended else None
+
     def close(self) -> None:
         """Closes the descriptor if it belongs to this object. Idempotent."""
         if self._closes_fd:
@@ -107,7 +119,11 @@ class PipeInput:
     def _read_some(self, n_bytes: int) -> bytes:
         while not self._interrupted.is_set():
             if self._is_regular or self._poll.poll(POLL_MS):
-                return os.read(self._fd, n_bytes)
+                data = os.read(self._fd, n_bytes)
+                self._head += data[: HEAD_BYTES - len(self._head)]
+                self._n_bytes += len(data)
+                self._has_ended = not data
+                return data
         raise InterruptedPipeError
 
 

@@ -1,6 +1,7 @@
 """Where frames come from: one function from a location to a `Source`."""
 
 import os
+import stat
 import sys
 from pathlib import Path
 
@@ -23,8 +24,9 @@ def open_source(location: str, options: InputOptions | None = None) -> Source:
     """Opens an input; nothing but its header and first frame is read.
 
     Args:
-        location: a video file, an image file, a folder of images, a printf or glob pattern of images, or "-" for
-            standard input (Y4M, raw rgb24 if `options.raw_size` is given, or a container that can be streamed).
+        location: a video file, an image file, a folder of images, a printf or glob pattern of images, or a named pipe
+            or "-" for standard input (Y4M, raw rgb24 if `options.raw_size` is given, or a container that can be
+            streamed).
         options: what the input cannot say about itself.
 
     Raises:
@@ -47,20 +49,26 @@ def open_source(location: str, options: InputOptions | None = None) -> Source:
 
 
 def _open_file(name: str, path: Path, options: InputOptions) -> Source:
+    if stat.S_ISFIFO(path.stat().st_mode):
+        return _open_for_streaming(name, path, options)  # what is read from a pipe cannot be read again
     with path.open("rb") as file:
         head = file.read(ANIMATION_SEARCH_BYTES)
     if not head and path.is_file():
         raise InputError(f"{name} is empty.", "Get a complete copy of the file.")
     if options.raw_size is not None or head.startswith(MAGIC):
-        stream = PipeInput(os.open(path, os.O_RDONLY), name, closes_fd=True)
-        try:
-            return _open_stream(name, stream, options)
-        except BaseException:
-            stream.close()
-            raise
+        return _open_for_streaming(name, path, options)
     if recognise_image(head) is not None:
         return ImageSource(name, [path], options, "image")
     return ContainerSource(name, path.absolute(), options)
+
+
+def _open_for_streaming(name: str, path: Path, options: InputOptions) -> Source:
+    stream = PipeInput(os.open(path, os.O_RDONLY), name, closes_fd=True)
+    try:
+        return _open_stream(name, stream, options)
+    except BaseException:
+        stream.close()
+        raise
 
 
 def _open_stream(name: str, stream: PipeInput, options: InputOptions) -> Source:

@@ -3,12 +3,15 @@
 Trusted evidence, all of it independent of edit lists, B-frames and unknown counts:
 - MP4/MOV: the demuxer's index of the video track names the bytes of every frame. An entry that ends behind the end
   of the file is lost, and at the end of reading every entry must have come out as a packet.
-- Matroska/WebM and AVI state the size of their contents. If the file is smaller *and* its packets, counted without
-  decoding, end well before the stated duration, pictures are missing. (A cut through the seek table at the end of a
-  Matroska file loses no picture and is accepted.)
+- Matroska/WebM, AVI and FLV state the size of their contents, unless they were written to a pipe. If the file is
+  smaller *and* its packets, counted without decoding, end well before the stated duration, pictures are missing. (A cut
+  through the seek table at the end of a Matroska file loses no picture and is accepted.) Of a pipe the same is known
+  when it has ended.
 """
 
 import os
+import struct
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,11 +19,28 @@ import av
 from av.error import FFmpegError
 
 from flashvsr_cli.errors import InputError
+from flashvsr_cli.video.pipes import HEAD_BYTES, PipeInput
 
 EBML_ID, SEGMENT_ID = 0x1A45DFA3, 0x18538067
 RIFF_HEADER_BYTES = 12
+RIFF_UNKNOWN_BYTES = 0xFFFFFFFF  # what FFmpeg leaves there if it cannot go back
+FLV_SIZE_KEY = b"\0\x08filesize\0"  # a name of eight letters, and the mark of a number
 MISSING_TAIL_FRAMES = 2
 NEXT_STEP = "Get a complete copy, or repair it (for instance `ffmpeg -i damaged -c copy repaired.mkv`) and use that."
+
+
+@dataclass
+class Extent:
+    """What could be read of a video stream: packets, and where in seconds the last of them ends."""
+
+    n_packets: int = 0
+    end: Fraction = Fraction(0)
+
+    def add(self, packet: av.Packet) -> None:
+        """Counts a packet, unless it is empty or damaged or has no time."""
+        if packet.size and packet.pts is not None and not packet.is_corrupt:
+            self.n_packets += 1
+            self.end = max(self.end, (packet.pts + (packet.duration or 0)) * Fraction(packet.time_base))
 
 
 def is_indexed(container_name: str) -> bool:
@@ -46,24 +66,46 @@ def check_file_is_whole(name: str, path: Path, container: av.container.InputCont
         if n_whole < len(ends):
             raise cut_short(name, n_whole, str(len(ends)))
         return
-    promised = promised_bytes(path)
-    if promised is None or promised <= n_bytes or container.duration is None:
+    with path.open("rb") as file:
+        promised = promised_bytes(file.read(HEAD_BYTES))
+    if promised is not None and n_bytes < promised and container.duration is not None:
+        _check_reaches_end(name, container, stream, _measure(path, stream.index))
+
+
+def check_pipe_was_whole(
+    name: str, pipe: PipeInput, container: av.container.InputContainer, stream: av.VideoStream, extent: Extent
+) -> None:
+    """Looks for missing bytes of a stream that was read to its end.
+
+    Raises:
+        InputError: if frames that its beginning promises did not come, saying how many did.
+    """
+    n_bytes, promised = pipe.n_delivered(), promised_bytes(pipe.head())
+    if n_bytes is not None and promised is not None and n_bytes < promised:
+        _check_reaches_end(name, container, stream, extent)
+
+
+def _check_reaches_end(
+    name: str, container: av.container.InputContainer, stream: av.VideoStream, extent: Extent
+) -> None:
+    """Refuses a video that is known to lack bytes if it lacks pictures, too."""
+    if container.duration is None:
         return
     rate = stream.average_rate or stream.guessed_rate
-    n_read, end = _count_packets(path, stream.index)
     duration = Fraction(container.duration, av.time_base)
     tail = MISSING_TAIL_FRAMES / rate if rate else Fraction(0)
-    if end + tail < duration:
+    if extent.end + tail < duration:
         estimate = f"about {round(duration * rate)}" if rate else "more"
-        raise cut_short(name, n_read, str(stream.frames) if stream.frames else estimate)
+        raise cut_short(name, extent.n_packets, str(stream.frames) if stream.frames else estimate)
 
 
-def promised_bytes(path: Path) -> int | None:
-    """The size that a Matroska or AVI file says it has, or None if it does not say."""
-    with path.open("rb") as file:
-        head = file.read(64)
+def promised_bytes(head: bytes) -> int | None:
+    """The size that a Matroska, AVI or FLV file that begins with `head` says it has, or None if it does not say."""
     if head[:4] == b"RIFF" and len(head) >= RIFF_HEADER_BYTES:
-        return 8 + int.from_bytes(head[4:8], "little")
+        n_bytes = int.from_bytes(head[4:8], "little")
+        return None if n_bytes == RIFF_UNKNOWN_BYTES else 8 + n_bytes
+    if head[:3] == b"FLV":
+        return _flv_bytes(head)
     element, size, position = _ebml_element(head, 0)
     if element != EBML_ID or size is None:
         return None
@@ -86,15 +128,22 @@ def _ebml_element(data: bytes, position: int) -> tuple[int | None, int | None, i
     return element, None if size == (1 << bits) - 1 else size, position + size_bytes
 
 
-def _count_packets(path: Path, index: int) -> tuple[int, Fraction]:
-    """Packets of one stream that can be read, and where in seconds the last of them ends."""
-    n_packets, end = 0, Fraction(0)
+def _flv_bytes(head: bytes) -> int | None:
+    """The size in the tag `onMetaData` at the beginning of an FLV file; 0 or nothing if its writer did not know it."""
+    position = head.find(FLV_SIZE_KEY) + len(FLV_SIZE_KEY)
+    if position < len(FLV_SIZE_KEY) or position + 8 > len(head):
+        return None
+    (n_bytes,) = struct.unpack_from(">d", head, position)
+    return int(n_bytes) if 0 < n_bytes < 2**63 else None
+
+
+def _measure(path: Path, index: int) -> Extent:
+    """What can be read of one stream of a file."""
+    extent = Extent()
     with av.open(f"file:{os.fspath(path)}", metadata_errors="replace") as container:
         try:
             for packet in container.demux(container.streams[index]):
-                if packet.size and packet.pts is not None and not packet.is_corrupt:
-                    n_packets += 1
-                    end = max(end, (packet.pts + (packet.duration or 0)) * Fraction(packet.time_base))
+                extent.add(packet)
         except FFmpegError:
-            return n_packets, end
-    return n_packets, end
+            return extent
+    return extent
