@@ -311,6 +311,20 @@ def test_avi_counts_pictures_and_sound_from_the_first_picture(
         assert all(abs(p - times[content]) <= Fraction(13, 1000) for p, *_, content in heard)
 
 
+@pytest.mark.parametrize("codec", ["ac3", "aac", "mp2", "mp3", "pcm_s16le"])
+def test_sound_from_avi_to_avi_keeps_its_times(make_clip, pass_through, packets, tmp_path, codec):
+    clip = make_clip("in.avi", codec="mpeg4", options=(), n_audio=1, audio_codec=codec, pts=tuple(range(100)))
+    for target in ("once.avi", "twice.avi"):
+        pass_through(clip, tmp_path / target)
+        assert [(p[0], p[3]) for p in packets(tmp_path / target, "audio")] == [
+            (p[0], p[3]) for p in packets(clip, "audio")
+        ]
+        with av.open(str(clip)) as before, av.open(str(tmp_path / target)) as after:
+            old, new = before.streams.audio[0], after.streams.audio[0]
+            assert (new.duration, new.time_base) == (old.duration, old.time_base)
+        clip = tmp_path / target
+
+
 def test_the_pictures_of_matroska_are_shown_by_default(make_clip, pass_through, tmp_path):
     pass_through(make_clip("in.mkv", n_audio=1), tmp_path / "out.mkv", FAST)
     with av.open(str(tmp_path / "out.mkv")) as out:

@@ -1,6 +1,7 @@
 """How the packets of one track beside the pictures get into an output: as they are, encoded anew, as a file."""
 
 from fractions import Fraction
+from io import BytesIO
 from math import floor
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from flashvsr_cli.video.tracks import read_metadata
 
 ADTS_FILTER = "aac_adtstoasc"
 ADTS_MUXERS = ("mpegts",)
+CODECS_WITHOUT_BLOCKS = ("aac", "ac3", "dts", "eac3", "mp2", "mp3")
 OPUS_MUXERS = ("webm",)
 OPUS_RATE = 48_000
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
@@ -47,7 +49,7 @@ class CopiedPackets:
         is_adts = stream.type == "audio" and stream.codec_context.name == "aac" and not stream.codec_context.extradata
         has_headers = is_adts and container.format.name not in ADTS_MUXERS
         self._filter = BitStreamFilterContext(ADTS_FILTER, stream) if has_headers else None
-        self.stream: Any = container.add_stream_from_template(stream, opaque=True)
+        self.stream: Any = _add_like(container, stream, first)
         self._has_config = False
         if stream.type == "audio":
             self._complete_header(stream, first)
@@ -91,6 +93,25 @@ class CopiedPackets:
     def flush(self) -> list[av.Packet]:
         """Nothing: no packet waits."""
         return []
+
+
+def _add_like(container: av.container.OutputContainer, stream: Any, first: av.Packet | None) -> Any:
+    """A track of the output like the input's.
+
+    AVI states a size of blocks, for these codecs a number of no meaning; where an output states it again, the sound is
+    read with wrong times. PyAV cannot take it away, but Matroska has no place for it.
+    """
+    is_block_free = stream.type == "audio" and stream.codec_context.codec.canonical_name in CODECS_WITHOUT_BLOCKS
+    if first is None or not is_block_free or container.format.name != "avi":
+        return container.add_stream_from_template(stream, opaque=True)
+    memory = BytesIO()
+    with av.open(memory, "w", format="matroska") as written:
+        copy, packet = written.add_stream_from_template(stream, opaque=True), av.Packet(bytes(first))
+        packet.pts = packet.dts = 0
+        packet.time_base, packet.stream = Fraction(1, 1000), copy
+        written.mux(packet)
+    with av.open(BytesIO(memory.getvalue())) as opened:
+        return container.add_stream_from_template(opened.streams[0], opaque=True)
 
 
 def aac_config(stream: Any, packet: av.Packet) -> bytes | None:
