@@ -9,7 +9,6 @@ import typer
 
 from flashvsr_cli.cli.flags import JsonOption, OverwriteOption
 from flashvsr_cli.errors import UsageError
-from flashvsr_cli.preflight import PIPE
 
 
 class LayoutChoice(StrEnum):
@@ -35,6 +34,8 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Compare two clips; a smaller one is enlarged (bicubic) to the size of the other or of the reference."""
+    from flashvsr_cli.preflight import PIPE
+
     if video == PIPE:
         raise UsageError("Video and figures would both go to stdout.", "Name a file with --video.")
     from flashvsr_cli.compare.clips import compare_clips
