@@ -1,6 +1,6 @@
 """Pictures look the same when read back by what the output states, and by the rule for untagged ones elsewhere.
 
-What encoders and containers can state stands in `flashvsr_cli.video.stating`; each line of it is measured here.
+What encoders and containers can state stands in `flashvsr_cli.video.stating`; most lines of it are measured here.
 """
 
 from fractions import Fraction

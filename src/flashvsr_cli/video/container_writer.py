@@ -226,11 +226,8 @@ class ContainerSink(SinkBase):
         lost += ["title of the pictures"] if own.get("title") and muxer in MUXERS_WITHOUT_TRACK_TITLES else []
         lost += ["chapters"] if source.chapters and muxer in MUXERS_WITHOUT_CHAPTERS else []
         codec, aspect = self._encoding.codec, source.info.sample_aspect_ratio
-        lost += (
-            []
-            if states_aspect(aspect, (self._stream.height, self._stream.width), codec, muxer)
-            else ["shape of its pixels"]
-        )
+        has_aspect = states_aspect(aspect, (self._stream.height, self._stream.width), codec, muxer)
+        lost += [] if has_aspect else ["shape of its pixels"]
         lost += lost_light(self.color, codec, muxer)
         self.notices.extend(f"{self._name} ({muxer}) does not state the {what}: left out." for what in lost)
         if loses_full_range(source.info, self.color, self._encoding.pix_fmt):

@@ -1,6 +1,7 @@
 """What an output can state of its pictures: range, matrix, primaries, transfer, and the shape of its pixels.
 
-Measured by writing every encoder into every container and reading back; tests/video/test_stating.py does that again.
+Found by writing with each encoder into each container and reading back, but where a line says otherwise; 68 of the pairs
+are written and read again by tests/video/test_stating.py.
 A picture says what its codec's stream says, whatever the container says; where the stream is silent, the container
 does, where it can. What is stated nowhere is read by the rule for untagged pictures (`resolve_color`), so that the
 picture has to be stored by that rule, or its colours would change.
@@ -52,8 +53,9 @@ EVERYTHING = StreamStatement(BOTH, ALL_MATRICES, ALL_PRIMARIES, ALL_TRANSFERS)
 PLAIN_PRORES = StreamStatement(LIMITED_ONLY, (1, 6, 9), (1, 5, 6, 9, 11, 12), (1, 16, 18))
 SILENT = StreamStatement()
 STREAM_STATEMENTS = {
-    **dict.fromkeys(("libx264", "libx264rgb", "libx265", "libsvtav1", "libaom-av1"), EVERYTHING),
-    **dict.fromkeys(("h264_nvenc", "hevc_nvenc", "av1_nvenc"), EVERYTHING),  # by their standards; not measured here
+    **dict.fromkeys(("libx264", "libx264rgb", "libx265", "libsvtav1"), EVERYTHING),
+    # By their standards; not tried.
+    **dict.fromkeys(("libaom-av1", "h264_nvenc", "hevc_nvenc", "av1_nvenc"), EVERYTHING),
     "libvpx-vp9": StreamStatement(BOTH, (1, 5, 6, 7, 9)),
     "libvpx": StreamStatement(LIMITED_ONLY, (MATRIX_BT470BG,)),  # VP8 knows nothing else
     # Decoders of MPEG and ProRes take every picture for limited, also where the container says full.
