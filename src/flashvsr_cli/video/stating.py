@@ -1,7 +1,7 @@
 """What an output can state of its pictures: range, matrix, primaries, transfer, and the shape of its pixels.
 
-Found by writing with each encoder into each container and reading back, but where a line says otherwise; 68 of the pairs
-are written and read again by tests/video/test_stating.py.
+Found by writing with each encoder into each container and reading back, but where a line says otherwise; 68 of the
+pairs are written and read again by tests/video/test_stating.py.
 A picture says what its codec's stream says, whatever the container says; where the stream is silent, the container
 does, where it can. What is stated nowhere is read by the rule for untagged pictures (`resolve_color`), so that the
 picture has to be stored by that rule, or its colours would change.
