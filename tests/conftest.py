@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -13,6 +14,8 @@ import hypothesis
 import pytest
 import torch
 
+from flashvsr_cli.interrupts import SIGNALS, raise_on_signals
+
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
@@ -22,6 +25,17 @@ hypothesis.settings.load_profile("untimed")
 
 # A runner that was started in the background ignores SIGINT, and its children would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def handled_signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Signals are caught as the command line catches them."""
+    before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)}
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    raise_on_signals()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -9,12 +9,14 @@ from flashvsr_cli.interrupts import raise_on_signals
 
 def main() -> NoReturn:
     """`cli.app.main`, which takes a while to load."""
-    raise_on_signals()
     try:
+        raise_on_signals()
         from flashvsr_cli.cli.app import main as run
+
+        run()
     except InterruptError as interrupt:
+        # Before it could be told from an error, or after there was anything to tell.
         sys.exit(interrupt.exit_code)
-    run()
 
 
 if __name__ == "__main__":

@@ -62,6 +62,7 @@ class InterruptError(BaseException):
 
     def __init__(self, signal_number: int) -> None:
         super().__init__("Interrupted; no unfinished output was left behind.")
+        self.number = signal_number
         self.exit_code = 128 + signal_number
 
 

@@ -20,6 +20,7 @@ from flashvsr_cli.batch.plan import check_place
 from flashvsr_cli.batch.record import Entry, Record, Stamp, hash_content
 from flashvsr_cli.batch.result import BatchListener, BatchResult, Failure, can_pass
 from flashvsr_cli.errors import DeviceError, DeviceMemoryError, OutputError, as_known_error
+from flashvsr_cli.interrupts import Monitor
 from flashvsr_cli.jobs import Job, OpenJob
 from flashvsr_cli.listener import Listener
 from flashvsr_cli.options import Settings
@@ -79,7 +80,7 @@ class BatchRun:
     results: list[BatchResult] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._changed = threading.Condition()
+        self._changed = Monitor()
         self._is_stopped = threading.Event()
         self._waiting: deque[_Attempt] = deque()
         self._ready: deque[tuple[_Attempt, OpenJob]] = deque()

@@ -11,6 +11,7 @@ from av.stream import Disposition
 
 from flashvsr_cli.errors import OutputError
 from flashvsr_cli.geometry import Size
+from flashvsr_cli.interrupts import held_back
 from flashvsr_cli.video.alpha import AlphaEnlarger
 from flashvsr_cli.video.encoding import Encoding, extensions_for
 from flashvsr_cli.video.faults import output_faults, reason
@@ -101,7 +102,8 @@ class ContainerSink(SinkBase):
         self._has_cover = muxer in MOV_MUXERS and any(is_cover(s) for s in source.tracks.streams)
         self._metadata = {k: v for k, v in source.info.metadata if k.lower() not in CONTAINER_ONLY_METADATA}
         try:
-            with output_faults(name):
+            # A signal's exception would be lost in the callbacks of the muxer.
+            with held_back(), output_faults(name):
                 flags, self._lost_tags = plan_tags(muxer, self._metadata, has_cover=self._has_cover)
                 flags += COLR_FLAG if needs_colr(self.color, encoding.codec, muxer) else ""
                 self._container = av.open(

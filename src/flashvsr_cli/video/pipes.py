@@ -9,6 +9,8 @@ import select
 import stat
 import threading
 
+from flashvsr_cli.interrupts import is_pending
+
 Writable = bytes | bytearray | memoryview
 POLL_MS = 50
 ATOMIC_WRITE_BYTES = select.PIPE_BUF
@@ -162,12 +164,12 @@ class PipeOutput:
 
         Raises:
             BrokenPipeError: if nobody reads any more.
-            InterruptedPipeError: if another thread called `interrupt`.
+            InterruptedPipeError: if another thread called `interrupt`, or a signal came where they are held back.
         """
         view = memoryview(data).cast("B")
         written = 0
         while written < len(view):
-            if self._interrupted.is_set():
+            if self._interrupted.is_set() or is_pending():
                 raise InterruptedPipeError
             if self._is_regular:
                 written += os.write(self._fd, view[written:])

@@ -1,5 +1,6 @@
 """Files and folders that appear under their final name only when complete."""
 
+import atexit
 import errno
 import fcntl
 import os
@@ -135,6 +136,21 @@ def prepare_target(location: str) -> Path:
     return target
 
 
+_unfinished: dict[Path, int] = {}
+
+
+@atexit.register
+def _remove_unfinished() -> None:
+    """Removes the temporaries of this process that nobody settled, such as those a signal took from their owners."""
+    for path, pid in _unfinished.items():
+        if pid != os.getpid():
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
 class PartFile:
     """A file written under a temporary name and renamed by `commit`; the file object that PyAV fills.
 
@@ -152,6 +168,7 @@ class PartFile:
         _begin_anew(target)
         self.path = temporary_beside(target)
         self.name = str(self.path)
+        _unfinished[self.path] = os.getpid()
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         _lock(self._fd)
         self._is_open = True
@@ -203,7 +220,7 @@ class PartFile:
         os.fsync(self._fd)
         self.n_bytes = os.fstat(self._fd).st_size
         _give_name(self.path, self.target, replaces=self._replaces)
-        self._is_settled = True
+        self._settle()
         self._close()
         sync_folder(self.target.parent)
 
@@ -212,7 +229,11 @@ class PartFile:
         self._close()
         if not self._is_settled:
             self.path.unlink(missing_ok=True)
-            self._is_settled = True
+            self._settle()
+
+    def _settle(self) -> None:
+        self._is_settled = True
+        _unfinished.pop(self.path, None)
 
     def _close(self) -> None:
         if self._is_open:
@@ -237,6 +258,7 @@ class PartFolder:
         _begin_anew(target)
         self.path = temporary_beside(target)
         self._is_settled = False
+        _unfinished[self.path] = os.getpid()
         self.path.mkdir()
         self._fd = os.open(self.path, os.O_RDONLY)
         _lock(self._fd)
@@ -269,6 +291,7 @@ class PartFolder:
 
     def _settle(self) -> None:
         self._is_settled = True
+        _unfinished.pop(self.path, None)
         os.close(self._fd)
 
 

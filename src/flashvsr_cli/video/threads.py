@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
-from flashvsr_cli.interrupts import held_back
+from flashvsr_cli.interrupts import Monitor, held_back
 from flashvsr_cli.video.frame import Frame
 from flashvsr_cli.video.sink import Sink
 from flashvsr_cli.video.source import Source
@@ -34,7 +34,7 @@ class Channel(Generic[T]):
         self._capacity = capacity
         self._is_finished = False
         self._is_closed = False
-        self._changed = threading.Condition()
+        self._changed = Monitor()
 
     def put(self, item: T) -> None:
         """Adds an item, waiting for room. Raises `ChannelClosedError` if the channel was closed."""
@@ -148,9 +148,10 @@ class ReadAhead:
 
 
 class WriteBehind:
-    """A sink that converts, encodes and writes on a thread of its own.
+    """A sink that converts, encodes, writes and commits on a thread of its own.
 
-    The thread starts with the first frame. Its error is raised by the next `write` or by `commit`.
+    The thread starts with the first frame. Its error is raised by the next `write` or by `commit`. It commits too: what
+    a signal raises on the main thread would be lost in a callback of the muxer, and bytes with it.
 
     Args:
         sink: where to write; belongs to this object from now on.
@@ -161,16 +162,13 @@ class WriteBehind:
         self._sink = sink
         self._channel: Channel[Frame] = Channel(n_frames or queue_frames(sink.frame_bytes))
         self._error: BaseException | None = None
-        self._is_interrupted = False
+        self._is_committed = False
         self.busy_s = 0.0
         self._thread: threading.Thread | None = None
 
     def write(self, frame: Frame) -> None:
         """Queues a frame; its array must not change afterwards."""
-        if self._thread is None:
-            with held_back():
-                self._thread = threading.Thread(target=self._run, name="flashvsr-writer", daemon=True)
-                self._thread.start()
+        self._start()
         try:
             self._channel.put(frame)
         except ChannelClosedError:
@@ -181,17 +179,13 @@ class WriteBehind:
         """Waits until all frames are written, then ends the output under its final name.
 
         Raises:
-            ChannelClosedError: another thread called `interrupt` meanwhile: not all frames were written.
+            ChannelClosedError: another thread called `interrupt` meanwhile, and the output has not got its name.
         """
         self._channel.finish()
-        if self._thread is not None:
-            self._thread.join()
+        self._start().join()
         self._raise_error()
-        if self._is_interrupted:
+        if not self._is_committed:
             raise ChannelClosedError
-        started = time.perf_counter()
-        self._sink.commit()
-        self.busy_s += time.perf_counter() - started
 
     def abort(self) -> None:
         """Stops the thread, waits for it, and removes what was written. Idempotent; nothing after `commit`."""
@@ -203,16 +197,28 @@ class WriteBehind:
 
     def interrupt(self) -> None:
         """Stops the thread at its next step; may be called from any thread."""
-        self._is_interrupted = True
         self._channel.close()
         self._sink.interrupt()
 
+    def _start(self) -> threading.Thread:
+        if self._thread is None:
+            with held_back():
+                self._thread = threading.Thread(target=self._run, name="flashvsr-writer", daemon=True)
+                self._thread.start()
+        return self._thread
+
     def _run(self) -> None:
         try:
-            while (frame := self._channel.take()) is not None:
+            while True:
+                frame = self._channel.take()
                 started = time.perf_counter()
+                if frame is None:
+                    break
                 self._sink.write(frame)
                 self.busy_s += time.perf_counter() - started
+            self._sink.commit()
+            self._is_committed = True
+            self.busy_s += time.perf_counter() - started
         except ChannelClosedError:
             return
         except BaseException as error:  # noqa: BLE001 - carried to the thread that writes
