@@ -88,10 +88,17 @@ class Ended:
         return not self.was_reached or (self.code in codes and not unfinished and is_quiet)
 
 
-def trace(on_place: Callable[[Reached], None]) -> Callable[..., Any]:
-    """A trace function that tells the places at which a signal would be handled."""
+def trace(on_place: Callable[[Reached], None], only: Place | None = None) -> Callable[..., Any]:
+    """A trace function that tells the places at which a signal would be handled, all or those of one's function."""
     before: list[Any] = [None, None]
     codes: dict[Any, bytes] = {}
+    handled: list[bool] = []
+
+    def is_handled() -> bool:
+        """Until the command handles signals, they do what they do to every Python program."""
+        if not handled and signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            handled.append(True)
+        return bool(handled)
 
     def follow(frame: FrameType, event: str, _argument: object) -> Callable[..., Any]:
         if event == "opcode":
@@ -100,9 +107,7 @@ def trace(on_place: Callable[[Reached], None]) -> Callable[..., Any]:
                 codes[code] = code.co_code
             was_here, was = before
             before[:] = frame, codes[code][frame.f_lasti]
-            # Until the command handles signals, they do what they do to every Python program.
-            is_handled = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-            if was_here is frame and was in CHECKS and is_handled:
+            if was_here is frame and was in CHECKS and is_handled():
                 on_place((code.co_filename, code.co_qualname, frame.f_lasti, frame.f_lineno))
         else:
             before[0] = None
@@ -110,7 +115,12 @@ def trace(on_place: Callable[[Reached], None]) -> Callable[..., Any]:
 
     def enter(frame: FrameType, _event: str, _argument: object) -> Callable[..., Any] | None:
         before[:] = frame, RESUME
-        if not any(part in frame.f_code.co_filename for part in TRACED):
+        code = frame.f_code
+        if only is None:
+            is_traced = any(part in code.co_filename for part in TRACED)
+        else:
+            is_traced = code.co_filename == only.file and code.co_qualname == only.function
+        if not is_traced:
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         return follow
@@ -118,7 +128,7 @@ def trace(on_place: Callable[[Reached], None]) -> Callable[..., Any]:
     return enter
 
 
-def run_command(scenario: str, stderr: Path, on_place: Callable[[Reached], None]) -> int:
+def run_command(scenario: str, stderr: Path, tracer: Callable[..., Any]) -> int:
     """In a fork: the command, traced; gives its exit code."""
     out = os.open(stderr, os.O_CREAT | os.O_WRONLY)
     os.dup2(out, 1)
@@ -129,7 +139,7 @@ def run_command(scenario: str, stderr: Path, on_place: Callable[[Reached], None]
         os.write(write_end, bytes(3 * SIZE[0] * SIZE[1]))
         os.dup2(read_end, 0)
     sys.argv = ["flashvsr", *COMMANDS[scenario]]
-    sys.settrace(trace(on_place))
+    sys.settrace(tracer)
     try:
         main()
     except SystemExit as end:
@@ -174,7 +184,7 @@ def find_places(scenario: str, folder: Path) -> list[Place]:
             timer = threading.Timer(PIPE_S, write_down)
             timer.daemon = True
             timer.start()
-        run_command(scenario, stderr, on_place)
+        run_command(scenario, stderr, trace(on_place))
         write_down()
 
     pid, told, _ = fork(scenario, folder, body)
@@ -202,7 +212,7 @@ def interrupt_at(place: Place, scenario: str, folder: Path) -> Ended:
                     os.write(tell, b"!")
                     os.kill(os.getpid(), signal.SIGINT)
 
-        os._exit(run_command(scenario, stderr, on_place))
+        os._exit(run_command(scenario, stderr, trace(on_place, place)))
 
     pid, told, work = fork(scenario, folder, body)
     was_reached = bool(select.select([told], [], [], SOON_S)[0]) and os.read(told, 1) == b"!"
