@@ -20,7 +20,7 @@ from flashvsr_cli.batch.plan import check_place
 from flashvsr_cli.batch.record import Entry, Record, Stamp, hash_content
 from flashvsr_cli.batch.result import BatchListener, BatchResult, Failure, can_pass
 from flashvsr_cli.errors import DeviceError, DeviceMemoryError, OutputError, as_known_error
-from flashvsr_cli.interrupts import Monitor
+from flashvsr_cli.interrupts import Monitor, held_back
 from flashvsr_cli.jobs import Job, OpenJob
 from flashvsr_cli.listener import Listener
 from flashvsr_cli.options import Settings
@@ -129,7 +129,8 @@ class BatchRun:
                     self._fault = error
                     self._changed.notify_all()
 
-        pool.submit(work)
+        with held_back():  # a pool forgets a thread whose start is interrupted, and the process would wait for it
+            pool.submit(work)
 
     def _take_ready(self) -> tuple[_Attempt, OpenJob] | None:
         """The next file that is open; None when all have ended."""
