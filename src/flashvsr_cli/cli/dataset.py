@@ -37,4 +37,4 @@ def build_command(
     for step, count in result.counts.items():
         typer.echo(f"{step:<12}{count:8d}")
     sheet = f"the contact sheet is {output / SHEET}" if (output / SHEET).is_file() else "none was kept"
-    print_line(f"{result.n_measured} files measured now; {sheet}.")
+    print_line(f"Measured now: {result.n_measured}; {sheet}.")
