@@ -14,8 +14,7 @@ from flashvsr_cli.batch.record import RECORD_NAME
 
 SIZE = (96, 96)
 N_FRAMES = 500
-# Far less than what is left to do would take, or than the other end of a pipe keeps silent.
-SOON_S = 20.0
+SOON_S = 5.0
 
 
 def wait_for_frames(process: subprocess.Popen[bytes], folder: Path) -> None:
