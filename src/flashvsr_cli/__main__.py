@@ -15,7 +15,7 @@ def main() -> NoReturn:
 
         run()
     except InterruptError as interrupt:
-        # Before it could be told from an error, or after there was anything to tell.
+        # It came while modules were loading, or when the command had said everything.
         sys.exit(interrupt.exit_code)
 
 

@@ -142,7 +142,7 @@ _unfinished: dict[Path, int] = {}
 @atexit.register
 def _remove_unfinished() -> None:
     """Removes the temporaries of this process that nobody settled, such as those a signal took from their owners."""
-    for path, pid in _unfinished.items():
+    for path, pid in list(_unfinished.items()):  # a writer's thread may still settle one
         if pid != os.getpid():
             continue
         if path.is_dir() and not path.is_symlink():
